@@ -1,0 +1,286 @@
+"""The recipe: what you want, in YAML; typed, frozen, hashable. Checked, never changed: no validator sets a value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Every = Positive | Literal["epoch"]
+List = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists; a frozen section holds tuples
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe; the text under a field is its documentation and goes into `tunesmith schema`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Model(Section):
+    """The base model and how its frozen weights are held."""
+
+    base: str
+    """Hub id, local folder, or `starter` (the tiny embedded Llama)."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
+    tokenizer: str | None = None
+    """Folder of another tokenizer than the base's own."""
+    template: str = "auto"
+    """Chat template: auto (the tokenizer's own; `plain` where it has none), llama3, chatml, plain, or a .jinja file."""
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """How frozen weights are stored. nf4 is double quantised (QLoRA)."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of the arithmetic, and of weights that are not quantised."""
+    cache_dir: str | None = None
+    """Where hub downloads go; the hub library's own cache unless given."""
+    trust_remote_code: bool = False
+    """Whether code from a model repository may run."""
+
+
+class Split(Section):
+    """Shares of data.train that are set aside where no file is given."""
+
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of rows, below 1."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of rows, below 1."""
+    group: str | None = None
+    """Column whose values never stand on both sides."""
+    stratify: str | None = None
+    """Column whose shares are kept on each side."""
+
+
+class Data(Section):
+    """Rows, and how each becomes a conversation."""
+
+    train: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+    """Path, `starter` (generated cancer reports, fixed seed), or a list of {path|hub, revision, weight}."""
+    validation: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    """As train. Chooses the checkpoint."""
+    test: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    """As train. Chooses nothing, so scores on it stand; without it the validation rows are scored."""
+    format: Literal["auto", "instruction", "prompt_completion", "messages"] = "auto"
+    """instruction: instruction/input/output; prompt_completion: prompt/completion; messages: chat turns."""
+    columns: dict[str, str] | None = None
+    """Names of your columns for those of the format."""
+    processor: str | None = None
+    """package.module:function from one row to an Example."""
+    system: str | None = None
+    """System prompt for rows that bring none."""
+    instruction_role: Literal["system", "user"] = "user"
+    """Turn that an instruction becomes: a system prompt, or the head of the user's turn."""
+    split: Split = Split()
+    """Shares to set aside from train."""
+    max_length: Positive = 2048
+    """Tokens of prompt and answer together."""
+    overlong: Literal["error", "drop", "trim_context"] = "error"
+    """What happens to rows over max_length. Answers are never cut."""
+    # pydantic's own `schema` method is deprecated, so the field goes by another name inside
+    json_schema: str | None = Field(default=None, alias="schema")
+    """JSON schema (file) that each answer must fit; inferred from the training answers where none is given."""
+    checks: dict[str, Literal["error", "warn", "ignore"]] = {}
+    """Level of single data checks."""
+
+
+class Tune(Section):
+    """What is trained."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora: low-rank adapters beside frozen weights (Hu et al. 2021); full: all weights."""
+    rank: Positive = 16
+    """Inner width r of each adapter."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Adapter outputs are scaled by alpha / rank (alpha / sqrt(rank) with rslora)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of adapter inputs dropped in training."""
+    target_modules: Literal["all"] | List = "all"
+    """all: every linear of the decoder layers; or names such as [q_proj, v_proj]."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained."""
+    rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski 2023)."""
+    from_adapter: str | None = None
+    """Folder of an adapter to go on from."""
+
+
+class Train(Section):
+    """The loop."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training rows."""
+    max_steps: Positive | None = None
+    """Ends the run earlier; a run ends at epochs or max_steps, whichever comes first."""
+    batch: Positive = 16
+    """Examples per optimiser step, whatever the number of GPUs."""
+    micro_batch: Literal["auto"] | Positive = "auto"
+    """Rows that go through the model together; auto: as many tokens as memory takes. Changes no result."""
+    memory: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """GiB of accelerator memory to plan for; auto: all of the card."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls after warm-up (to 0 at the last step)."""
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    """Steps, or a share of all steps when below 1."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """adamw keeps fp32 state; the 8-bit ones are bitsandbytes'."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest global gradient norm; null for none."""
+    packing: bool = True
+    """Rows of a micro-batch as one stream without padding (the loss is the same, proved); false: a padded rectangle."""
+    recompute: Literal["auto", "none", "full"] = "auto"
+    """Whether layers are computed again in the backward pass to save memory."""
+    engine: Literal["auto", "reference", "fused"] = "auto"
+    """Which implementation of a training step."""
+    fp8: bool = False
+    """fp8 products with the frozen weights (inexact)."""
+    deterministic: bool = False
+    """Only deterministic GPU kernels."""
+    parallel: Literal["none", "ddp", "fsdp", "deepspeed"] = "none"
+    """Several GPUs."""
+    log_every: Positive = 10
+    """Steps between lines of metrics.jsonl."""
+    evaluate_every: Every = "epoch"
+    """Steps between validation losses, or `epoch`."""
+    save_every: Every = "epoch"
+    """Steps between checkpoints, or `epoch`. A new best is always saved."""
+    keep: Positive = 2
+    """Newest checkpoints kept, beside the best."""
+    patience: Positive | None = None
+    """Stops after so many validation losses in a row without a new best."""
+    trackers: List = ()
+    """Trackers beside TensorBoard, which always writes."""
+    notify: str | None = None
+    """Name of the environment variable that holds a webhook's address."""
+
+
+class Decoding(Section):
+    """How answers are drawn."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest set of tokens with this probability."""
+    max_tokens: Literal["auto"] | Positive = "auto"
+    """Longest answer; auto: a quarter more than the longest known answer, plus 16."""
+    samples: Positive = 1
+    """Answers per row, scored as a mean."""
+    seed: int = 0
+    """Seed of the draws."""
+
+
+class Evaluate(Section):
+    """Task scores of base and tuned on the same rows."""
+
+    task: str = "auto"
+    """extraction, text, or package.module:function; auto: extraction where every answer is a JSON object."""
+    rows: Literal["all"] | Positive = "all"
+    """How many rows are scored."""
+    batch: Positive = 16
+    """Answers generated side by side."""
+    decoding: Decoding = Decoding()
+    """How answers are drawn."""
+    prompts: List = ()
+    """Other prompts to set beside the tuned model."""
+    metrics: List = ()
+    """Your own metrics, package.module:function."""
+    constrained: bool = False
+    """Also score answers held to the schema."""
+    bertscore_model: str | None = None
+    """Folder of a model for BERTScore."""
+
+
+class Ollama(Section):
+    """The Modelfile."""
+
+    num_ctx: Positive = 4096
+    """Context length."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus."""
+
+
+class Export(Section):
+    """What is made of the adapter."""
+
+    merged: bool = True
+    """The adapter merged into a 16-bit Hugging Face folder."""
+    gguf: List = ()
+    """GGUF files to write, e.g. [F16, Q4_K_M]."""
+    imatrix: bool = False
+    """Importance matrix from training rows."""
+    ollama: Ollama | None = None
+    """Write a Modelfile."""
+    quantized: List = ()
+    """Quantised Hugging Face folders."""
+    adapter_gguf: bool = False
+    """The adapter alone as GGUF."""
+    max_loss: Annotated[float, Field(ge=0)] | None = None
+    """Largest loss of score that a quantised model may have."""
+
+
+class Publish(Section):
+    """Where finished things go."""
+
+    hub: str | None = None
+    """Repository id; private."""
+    s3: str | None = None
+    """s3://bucket/prefix."""
+
+
+class Recipe(Section):
+    """One recipe takes rows and a base model to an evaluated, merged model."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Order of rows, dropout, initial adapter."""
+    model: Model
+    """Base model."""
+    data: Data
+    """Rows."""
+    tune: Tune = Tune()
+    """What is trained."""
+    train: Train = Train()
+    """The loop."""
+    evaluate: Evaluate = Evaluate()
+    """Scores."""
+    export: Export = Export()
+    """Files."""
+    publish: Publish = Publish()
+    """Places."""
+    targets: dict[str, dict[str, Any]] = {}
+    """Places to run, by name."""
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        split = self.data.split
+        if split.validation + split.test >= 1:
+            raise ValueError("data.split: validation and test together leave no rows to train on")
+        if self.data.validation is not None and split.validation:
+            raise ValueError("data.validation and data.split.validation: give one of them")
+        if self.data.test is not None and split.test:
+            raise ValueError("data.test and data.split.test: give one of them")
+        if self.tune.method == "full" and self.model.quantize != "none":
+            raise ValueError("tune.method: full needs model.quantize: none (quantised weights can't be trained)")
+        if self.tune.method == "full" and self.tune.from_adapter:
+            raise ValueError("tune.from_adapter: only with tune.method: lora")
+        if self.train.patience and not (self.data.validation or split.validation):
+            raise ValueError("train.patience: needs data.validation or data.split.validation")
+        if self.evaluate.decoding.samples > 1 and self.evaluate.decoding.temperature == 0:
+            raise ValueError("evaluate.decoding.samples: more than one needs a temperature above 0")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """All keys with their values, as the file would spell them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def hash(self) -> str:
+        """sha256 of the resolved recipe."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,236 @@
+"""Reads a recipe from YAML 1.2 and `--set`; reports every problem at once, each with its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+
+from tunesmith.errors import AccessError, RecipeError
+from tunesmith.lookup import nearest
+from tunesmith.recipe import Recipe
+
+Key = tuple[str | int, ...]
+
+# what the recipe may say already and this version can't do: key -> values that it can
+NOT_YET: dict[str, tuple[object, ...]] = {
+    "model.trust_remote_code": (False,),
+    "data.columns": (None, {}),
+    "data.processor": (None,),
+    "data.split.group": (None,),
+    "data.split.stratify": (None,),
+    "data.overlong": ("error", "drop"),
+    "data.checks": ({},),
+    "tune.bias": ("none",),
+    "train.engine": ("auto", "reference"),
+    "train.fp8": (False,),
+    "train.parallel": ("none",),
+    "train.trackers": ([], ["tensorboard"]),
+    "train.notify": (None,),
+    "evaluate.prompts": ([],),
+    "evaluate.metrics": ([],),
+    "evaluate.constrained": (False,),
+    "evaluate.bertscore_model": (None,),
+    "export.gguf": ([],),
+    "export.imatrix": (False,),
+    "export.ollama": (None,),
+    "export.quantized": ([],),
+    "export.adapter_gguf": (False,),
+    "export.max_loss": (None,),
+    "publish.hub": (None,),
+    "publish.s3": (None,),
+    "targets": ({},),
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path` with each `section.key=value` of `overrides` put over it.
+
+    Raises RecipeError that lists every problem with its line, AccessError where the file can't be read.
+    """
+    path = Path(path)
+    tree = _read(path)
+    set_here: set[Key] = set()
+    wrong = list(_apply(tree, overrides, set_here))
+
+    def where(key: Key) -> str:
+        return "--set" if any(key[: len(one)] == one for one in set_here) else _line(tree, key)
+
+    plain = _plain(tree)
+    problems = dict(_not_yet(plain))
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(plain)
+    except ValidationError as error:
+        problems |= _invalid(error)
+    if problems or wrong or recipe is None:
+        lines = [f"{where(key)}  {'.'.join(map(str, key))}: {text}" for key, text in problems.items()]
+        raise RecipeError(_listing(path, lines + wrong), fix="mend these lines; `tunesmith schema` prints every key")
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe, all defaults written out, as YAML."""
+    out = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(recipe.to_json(), out)
+    return out.getvalue()
+
+
+def _read(path: Path) -> CommentedMap:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise AccessError(f"there is no recipe {path}", fix="give the path of a .yaml file, or make one: tunesmith init ROWS") from None
+    except IsADirectoryError:
+        raise AccessError(f"{path} is a folder, not a recipe", fix="give the path of a .yaml file") from None
+    except PermissionError:
+        raise AccessError(f"{path} may not be read", fix=f"chmod u+r {path}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from None
+    try:
+        tree = YAML(typ="rt").load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        first = str(error.problem).split("\n")[0]
+        raise RecipeError(f"{path}: {first}", where=f"line {line}", fix="keep one of the two") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise RecipeError(f"{path} is not YAML: {error.problem}", where=f"line {line}") from None
+    if not isinstance(tree, CommentedMap):
+        raise RecipeError(f"{path} holds no recipe", fix="start from one in recipes/, or: tunesmith init ROWS")
+    return tree
+
+
+def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> Iterator[str]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        steps = tuple(key.strip().split("."))
+        if not equals or not all(steps):
+            yield f"--set {override}: write section.key=value"
+            continue
+        try:
+            value = YAML(typ="safe").load(text)
+        except MarkedYAMLError as error:
+            yield f"--set {override}: {error.problem}"
+            continue
+        place: Any = tree
+        for step in steps[:-1]:
+            if not isinstance(place.get(step), dict):
+                place[step] = CommentedMap()
+            place = place[step]
+        place[steps[-1]] = value
+        set_here.add(steps)
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's round-trip types as plain ones: strict validation wants a float, not a ScalarFloat."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    if type(node).__name__ == "ScalarBoolean":  # an int subclass of ruamel's, seen where a boolean carries an anchor
+        return bool(node)
+    return node
+
+
+def _not_yet(plain: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    for dotted, can in NOT_YET.items():
+        node: Any = plain
+        steps = tuple(dotted.split("."))
+        for step in steps:
+            node = node.get(step) if isinstance(node, dict) and step in node else can[0]
+        if node not in can:
+            only = " or ".join("left out" if value in (None, [], {}) else _yaml(value) for value in can)
+            yield steps, f"{_yaml(node)} is not available yet in this version (it can be {only})"
+    for name in ("train", "validation", "test"):
+        if isinstance(plain.get("data"), dict) and isinstance(plain["data"].get(name), list):
+            yield ("data", name), "a list of files is not available yet in this version (give one path)"
+
+
+def _yaml(value: object) -> str:
+    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+
+
+def _line(tree: Any, key: Key) -> str:
+    """`line N` of the deepest part of `key` that the file has."""
+    line: int | None = None
+    node = tree
+    for step in key:
+        try:
+            if isinstance(node, CommentedMap) and step in node:
+                line = node.lc.key(step)[0] + 1
+            elif isinstance(node, CommentedSeq) and isinstance(step, int):
+                line = node.lc.item(step)[0] + 1
+            else:
+                break
+        except (AttributeError, KeyError, TypeError):
+            break
+        node = node[step]
+    return f"line {line}" if line else "file"
+
+
+def _invalid(error: ValidationError) -> dict[Key, str]:
+    """pydantic's complaints by key; those of a union's members become one line."""
+    expected: dict[Key, list[str]] = {}
+    got: dict[Key, object] = {}
+    said: dict[Key, str] = {}
+    for one in error.errors():
+        # the name of a union's member is no key of the file
+        key = tuple(step for step in one["loc"] if not (isinstance(step, str) and _MEMBER.match(step)))
+        message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            guess = nearest(str(key[-1]), _known(key[:-1]))
+            said[key] = "unknown key" + (f"; did you mean {guess}?" if guess else "")
+        elif one["type"] == "missing":
+            said[key] = "is required"
+        elif one["type"] == "value_error":
+            named, _, text = message.partition(": ")
+            said[tuple(named.split(" and ")[0].split("."))] = text
+        else:
+            expected.setdefault(key, []).append(message.removeprefix("Input should be "))
+            got[key] = one["input"]
+    return said | {key: f"should be {' or '.join(texts)}, not {got[key]!r}" for key, texts in expected.items()}
+
+
+_MEMBER = re.compile(r"^(int|str|float|tuple|constrained-\w+|\w+\[.*)$")
+
+
+def _known(path: Key) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for step in path:
+        field = model.model_fields.get(str(step))
+        found = next((kind for kind in _models(field.annotation) if kind), None) if field else None
+        if found is None:
+            return []
+        model = found
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    for kind in getattr(annotation, "__args__", (annotation,)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+
+
+def _listing(path: Path, problems: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(problems))
+
+    def order(problem: str) -> tuple[int, str]:
+        head = problem.split("  ")[0].removeprefix("line ")
+        return (int(head), "") if head.isdigit() else (1 << 30, problem)
+
+    lines = "\n".join(f"  {problem}" for problem in sorted(unique, key=order))
+    return f"{path} has {len(unique)} problem{'s' if len(unique) > 1 else ''}:\n{lines}"
