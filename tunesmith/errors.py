@@ -36,7 +36,9 @@ class TunesmithError(Exception):
         return "\n".join(lines)
 
 
-def _rebuild(kind: type[TunesmithError], what: str, where: str | None, fix: str | None, code: int) -> TunesmithError:
+def _rebuild(
+    kind: type[TunesmithError], what: str, where: str | None, fix: str | None, code: int
+) -> TunesmithError:
     error = kind(what, where=where, fix=fix)
     error.exit_code = code
     return error

@@ -53,7 +53,8 @@ def _load(name: str, what: str) -> T:  # type: ignore[type-var]
     except AttributeError as error:
         guess = nearest(attribute, vars(module))
         raise TunesmithError(
-            f"the module {module_name!r} has no {attribute!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+            f"the module {module_name!r} has no {attribute!r}"
+            + (f"; did you mean {guess!r}?" if guess else ""),
             fix=f"give the {what} as package.module:function",
         ) from error
     return found

@@ -268,7 +268,9 @@ class Recipe(Section):
         if self.data.test is not None and split.test:
             raise ValueError("data.test and data.split.test: give one of them")
         if self.tune.method == "full" and self.model.quantize != "none":
-            raise ValueError("tune.method: full needs model.quantize: none (quantised weights can't be trained)")
+            raise ValueError(
+                "tune.method: full needs model.quantize: none (quantised weights can't be trained)"
+            )
         if self.tune.method == "full" and self.tune.from_adapter:
             raise ValueError("tune.from_adapter: only with tune.method: lora")
         if self.train.patience and not (self.data.validation or split.validation):

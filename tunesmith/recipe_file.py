@@ -73,7 +73,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         problems |= _invalid(error)
     if problems or wrong or recipe is None:
         lines = [f"{where(key)}  {'.'.join(map(str, key))}: {text}" for key, text in problems.items()]
-        raise RecipeError(_listing(path, lines + wrong), fix="mend these lines; `tunesmith schema` prints every key")
+        raise RecipeError(
+            _listing(path, lines + wrong), fix="mend these lines; `tunesmith schema` prints every key"
+        )
     return recipe
 
 
@@ -90,7 +92,10 @@ def _read(path: Path) -> CommentedMap:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise AccessError(f"there is no recipe {path}", fix="give the path of a .yaml file, or make one: tunesmith init ROWS") from None
+        raise AccessError(
+            f"there is no recipe {path}",
+            fix="give the path of a .yaml file, or make one: tunesmith init ROWS",
+        ) from None
     except IsADirectoryError:
         raise AccessError(f"{path} is a folder, not a recipe", fix="give the path of a .yaml file") from None
     except PermissionError:
@@ -107,7 +112,9 @@ def _read(path: Path) -> CommentedMap:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise RecipeError(f"{path} is not YAML: {error.problem}", where=f"line {line}") from None
     if not isinstance(tree, CommentedMap):
-        raise RecipeError(f"{path} holds no recipe", fix="start from one in recipes/, or: tunesmith init ROWS")
+        raise RecipeError(
+            f"{path} holds no recipe", fix="start from one in recipes/, or: tunesmith init ROWS"
+        )
     return tree
 
 
@@ -141,7 +148,9 @@ def _plain(node: Any) -> Any:
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    if type(node).__name__ == "ScalarBoolean":  # an int subclass of ruamel's, seen where a boolean carries an anchor
+    if (
+        type(node).__name__ == "ScalarBoolean"
+    ):  # an int subclass of ruamel's, seen where a boolean carries an anchor
         return bool(node)
     return node
 
@@ -161,7 +170,11 @@ def _not_yet(plain: dict[str, Any]) -> Iterator[tuple[Key, str]]:
 
 
 def _yaml(value: object) -> str:
-    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    return (
+        {True: "true", False: "false", None: "null"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
 
 
 def _line(tree: Any, key: Key) -> str:
@@ -202,7 +215,9 @@ def _invalid(error: ValidationError) -> dict[Key, str]:
         else:
             expected.setdefault(key, []).append(message.removeprefix("Input should be "))
             got[key] = one["input"]
-    return said | {key: f"should be {' or '.join(texts)}, not {got[key]!r}" for key, texts in expected.items()}
+    return said | {
+        key: f"should be {' or '.join(texts)}, not {got[key]!r}" for key, texts in expected.items()
+    }
 
 
 _MEMBER = re.compile(r"^(int|str|float|tuple|constrained-\w+|\w+\[.*)$")
