@@ -1,0 +1,80 @@
+"""Chat templates: the named ones, and a sandboxed Jinja environment in which the date stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tunesmith.errors import ModelError
+
+Render = Callable[[Sequence[Mapping[str, str]], bool, Mapping[str, str]], str]
+
+# Meta's format of Llama 3 (github.com/meta-llama/llama-models, chat_format.py): content trimmed, no date, no tools
+_LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+_CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# for bases without a template: headings in plain text, answers ended by the eos that pre-training ended documents with
+_PLAIN = (
+    "{{ bos_token | default('') }}{% for m in messages %}"
+    "{{ '### ' + {'system': 'System', 'user': 'User', 'assistant': 'Answer'}[m['role']] + ':\n' }}"
+    "{{ m['content'] | trim }}"
+    "{{ eos_token + '\n\n' if m['role'] == 'assistant' else '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Answer:\n' }}{% endif %}"
+)
+NAMED: dict[str, str] = {"llama3": _LLAMA3, "chatml": _CHATML, "plain": _PLAIN}
+
+
+def compile_template(source: str, date: str) -> Render:
+    """A function (turns, answer_next, special tokens) → text. `date` is what the template sees as today.
+
+    Behaves as transformers' `apply_chat_template(tokenize=False)` with `date_string` given; ModelError where the
+    template is no Jinja, or refuses the turns.
+    """
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks answers for other programs; here it only prints what it holds."""
+
+        tags = {"generation"}  # noqa: RUF012  (the base class declares it so)
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise ModelError(f"the chat template refuses this conversation: {message}", where="model.template")
+
+    def dumps(value: object, ensure_ascii: bool = False, indent: int | None = None, **_: object) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.filters["tojson"] = dumps
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda _: date
+    try:
+        template = environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ModelError(f"the chat template is not valid Jinja: {error}", where="model.template") from None
+
+    def render(turns: Sequence[Mapping[str, str]], answer_next: bool, special: Mapping[str, str]) -> str:
+        try:
+            return template.render(
+                messages=list(turns), add_generation_prompt=answer_next, tools=None, date_string=date, **special
+            )
+        except jinja2.TemplateError as error:
+            raise ModelError(f"the chat template fails: {error}", where="model.template") from None
+
+    return render
