@@ -73,7 +73,7 @@ class Packed:
         if sum(self.lengths) != q_BHTD.shape[2]:
             raise ValueError(f"the documents have {sum(self.lengths)} tokens, the stream {q_BHTD.shape[2]}")
         documents = zip(
-            *(x.split(self.lengths, dim=2) for x in (q_BHTD, k_BKTD, v_BKTD)),
+            *(x.split_with_sizes(self.lengths, dim=2) for x in (q_BHTD, k_BKTD, v_BKTD)),
             strict=True,
         )
         return torch.cat([_causal(q, k, v, scale, window) for q, k, v in documents], dim=2).transpose(1, 2)
