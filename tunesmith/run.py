@@ -1,0 +1,179 @@
+"""The Run: the folder that a recipe fills. Stages meet only here.
+
+A file appears whole or not at all (`write_atomic`); a stage is stamped with the hashes of what it read, so that the
+same command again does only what is missing; one process at a time (`lock`, freed by the kernel even on SIGKILL).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import AccessError, OutOfRoom, ProofFailed, RunLocked, TunesmithError
+from tunesmith.lookup import nearest
+from tunesmith.proof import Proof
+
+SCHEMA_VERSION = 1
+_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """`content` under `path`, or nothing: written beside it, synced, renamed. OutOfRoom on a full disk."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) or error from None
+
+
+def disk_error(error: OSError, path: Path) -> TunesmithError | None:
+    """The user's words for an OSError on writing `path`; None where it is something else."""
+    if error.errno in _NO_SPACE:
+        return OutOfRoom("the disk is full", where=str(path), fix="free some space, then run the same command again")
+    if isinstance(error, PermissionError):
+        return AccessError("may not be written", where=str(path), fix="choose another --runs-dir, or chmod u+w")
+    return None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Run:
+    """Paths, stamps, proofs and state of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.data = path / "data"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+        self.predictions = path / "predictions"
+        self.report = path / "report"
+        self.merged = path / "merged"
+        self.tensorboard = path / "tensorboard"
+        self.contract_folder = path
+        self.recipe_file = path / "recipe.yaml"
+        self.lock_file = path / "lock.json"
+        self.state_file = path / "state.json"
+        self.proofs_file = path / "proofs.json"
+        self.stamps_file = path / "stages.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.timing_file = path / "timing.jsonl"
+        self.log_file = path / "log.txt"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; RunLocked where another does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise disk_error(error, self.path) or error from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise RunLocked(
+                    f"{holder} works in this run", where=str(self.path), fix="wait for it, or start another: --fork"
+                ) from None
+            handle.seek(0)
+            handle.truncate()
+            handle.write(f"process {os.getpid()}")
+            handle.flush()
+            yield
+
+    # ---- small files
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """A JSON file with `schema_version`, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False)
+        write_atomic(path, text.encode() + b"\n")
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """What `write_json` wrote; empty where there is no such file."""
+        if not path.exists():
+            return {}
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return content
+
+    def write_state(self, **changes: Any) -> None:
+        """Merges `changes` (phase, step, …) into state.json with a new heartbeat."""
+        self.write_json(self.state_file, self.read_json(self.state_file) | changes | {"heartbeat": time.time()})
+
+    # ---- proofs
+
+    def prove(self, proof: Proof) -> None:
+        """Keeps the proof (the newest of a name counts); ProofFailed where it did not pass."""
+        from tunesmith import console
+
+        stored = self.read_json(self.proofs_file).get("proofs", [])
+        kept = [one for one in stored if one["name"] != proof.name]
+        self.write_json(self.proofs_file, {"proofs": [*kept, proof.to_json()]})
+        console.note(proof.line())
+        if not proof.passed:
+            raise ProofFailed(
+                f"proof {proof.name} failed: {proof.figure} (limit {proof.limit})",
+                where=str(self.proofs_file),
+                fix=proof.detail,
+            )
+
+    def proofs(self) -> list[dict[str, Any]]:
+        """All proofs so far."""
+        found: list[dict[str, Any]] = self.read_json(self.proofs_file).get("proofs", [])
+        return found
+
+    # ---- stamps
+
+    def is_current(self, stage: str, inputs: Mapping[str, str]) -> bool:
+        """Whether the stage has finished on these very inputs."""
+        stamp = self.read_json(self.stamps_file).get("stages", {}).get(stage)
+        return bool(stamp) and stamp["inputs"] == dict(inputs)
+
+    def stamp(self, stage: str, inputs: Mapping[str, str]) -> None:
+        """Says that the stage has finished on these inputs."""
+        stages = self.read_json(self.stamps_file).get("stages", {})
+        self.write_json(self.stamps_file, {"stages": stages | {stage: {"inputs": dict(inputs), "at": time.time()}}})
+
+    def inputs_of(self, stage: str) -> dict[str, str]:
+        """The inputs that the finished stage read; empty where it has not finished."""
+        stamp = self.read_json(self.stamps_file).get("stages", {}).get(stage, {})
+        inputs: dict[str, str] = stamp.get("inputs", {})
+        return inputs
+
+
+def find_run(name: str, runs_dir: Path) -> Run:
+    """RUN on the command line: a folder, a name under `runs_dir`, or `latest` (newest state.json)."""
+    if name == "latest":
+        states = sorted(runs_dir.glob("*/state.json"), key=lambda path: path.stat().st_mtime)
+        if not states:
+            raise TunesmithError("there is no run yet", where=str(runs_dir), fix="tunesmith run RECIPE")
+        return Run(states[-1].parent)
+    for path in (Path(name), runs_dir / name):
+        if (path / "recipe.yaml").is_file():
+            return Run(path)
+    known = [path.parent.name for path in runs_dir.glob("*/recipe.yaml")]
+    guess = nearest(name, known)
+    raise TunesmithError(
+        f"there is no run {name!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+        where=str(runs_dir),
+        fix=f"one of: {', '.join(sorted(known))}" if known else "tunesmith run RECIPE makes one",
+    )
