@@ -71,7 +71,9 @@ def resolve(model: Model) -> Base:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not os.access(folder, os.R_OK | os.X_OK) or (path.exists() and not os.access(path, os.R_OK)):
-        raise AccessError("the model's folder may not be read", where=str(folder), fix=f"chmod -R u+rX {folder}")
+        raise AccessError(
+            "the model's folder may not be read", where=str(folder), fix=f"chmod -R u+rX {folder}"
+        )
     if not path.is_file():
         raise ModelError("this folder holds no model: there is no config.json", where=str(folder))
     config: dict[str, Any] = json.loads(path.read_text("utf-8"))

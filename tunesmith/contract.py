@@ -55,7 +55,9 @@ class Contract:
         tokenizer = Tokenizer.from_str(self.tokenizer_files["tokenizer.json"].decode("utf-8"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        control = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        control = {
+            token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special
+        }
         set_ = object.__setattr__
         set_(self, "_tokenizer", tokenizer)
         set_(self, "_control", control)
@@ -196,13 +198,17 @@ class Contract:
         place = tokenizer_folder or folder
         for one in (folder, place):
             one.mkdir(parents=True, exist_ok=True)
-        (folder / "contract.json").write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (folder / "contract.json").write_text(
+            json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
         for name, content in self.tokenizer_files.items():
             (place / name).write_bytes(content)
         config = json.loads(self.tokenizer_files.get("tokenizer_config.json", b"{}"))
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config | dict(self.special)
         config["chat_template"] = self.template
-        (place / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (place / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Contract:
@@ -227,7 +233,12 @@ class Contract:
 
     @classmethod
     def make(
-        cls, folder: Path, *, template: str = "auto", system: str | None = None, instruction_role: str = "user"
+        cls,
+        folder: Path,
+        *,
+        template: str = "auto",
+        system: str | None = None,
+        instruction_role: str = "user",
     ) -> Contract:
         """The contract for the tokenizer in `folder` (tokenizer.json, tokenizer_config.json, chat_template.jinja).
 

@@ -1,10 +1,10 @@
 """Rows that a Run holds: examples and their token ids on disk, memory-mapped.
 
-    data/train.jsonl            one Example a line
-    data/train.ids.npy          int32, all rows behind one another
-    data/train.learned.npy      bool, same length: is this token a target?
-    data/train.offsets.npy      int64 [rows + 1]: where each row begins in the two above
-    data/train.lines.npy        int64 [rows + 1]: where each line begins in the .jsonl
+data/train.jsonl            one Example a line
+data/train.ids.npy          int32, all rows behind one another
+data/train.learned.npy      bool, same length: is this token a target?
+data/train.offsets.npy      int64 [rows + 1]: where each row begins in the two above
+data/train.lines.npy        int64 [rows + 1]: where each line begins in the .jsonl
 """
 
 from __future__ import annotations

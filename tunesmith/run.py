@@ -42,9 +42,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 def disk_error(error: OSError, path: Path) -> TunesmithError | None:
     """The user's words for an OSError on writing `path`; None where it is something else."""
     if error.errno in _NO_SPACE:
-        return OutOfRoom("the disk is full", where=str(path), fix="free some space, then run the same command again")
+        return OutOfRoom(
+            "the disk is full", where=str(path), fix="free some space, then run the same command again"
+        )
     if isinstance(error, PermissionError):
-        return AccessError("may not be written", where=str(path), fix="choose another --runs-dir, or chmod u+w")
+        return AccessError(
+            "may not be written", where=str(path), fix="choose another --runs-dir, or chmod u+w"
+        )
     return None
 
 
@@ -92,7 +96,9 @@ class Run:
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 raise RunLocked(
-                    f"{holder} works in this run", where=str(self.path), fix="wait for it, or start another: --fork"
+                    f"{holder} works in this run",
+                    where=str(self.path),
+                    fix="wait for it, or start another: --fork",
                 ) from None
             handle.seek(0)
             handle.truncate()
@@ -117,7 +123,9 @@ class Run:
 
     def write_state(self, **changes: Any) -> None:
         """Merges `changes` (phase, step, …) into state.json with a new heartbeat."""
-        self.write_json(self.state_file, self.read_json(self.state_file) | changes | {"heartbeat": time.time()})
+        self.write_json(
+            self.state_file, self.read_json(self.state_file) | changes | {"heartbeat": time.time()}
+        )
 
     # ---- proofs
 
@@ -151,7 +159,9 @@ class Run:
     def stamp(self, stage: str, inputs: Mapping[str, str]) -> None:
         """Says that the stage has finished on these inputs."""
         stages = self.read_json(self.stamps_file).get("stages", {})
-        self.write_json(self.stamps_file, {"stages": stages | {stage: {"inputs": dict(inputs), "at": time.time()}}})
+        self.write_json(
+            self.stamps_file, {"stages": stages | {stage: {"inputs": dict(inputs), "at": time.time()}}}
+        )
 
     def inputs_of(self, stage: str) -> dict[str, str]:
         """The inputs that the finished stage read; empty where it has not finished."""

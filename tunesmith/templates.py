@@ -72,7 +72,11 @@ def compile_template(source: str, date: str) -> Render:
     def render(turns: Sequence[Mapping[str, str]], answer_next: bool, special: Mapping[str, str]) -> str:
         try:
             return template.render(
-                messages=list(turns), add_generation_prompt=answer_next, tools=None, date_string=date, **special
+                messages=list(turns),
+                add_generation_prompt=answer_next,
+                tools=None,
+                date_string=date,
+                **special,
             )
         except jinja2.TemplateError as error:
             raise ModelError(f"the chat template fails: {error}", where="model.template") from None
