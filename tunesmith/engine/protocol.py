@@ -157,7 +157,7 @@ class FlatParameters:
             else:
                 parameter.grad = None
                 self._copies.append((parameter, view))
-                parameter.register_post_accumulate_grad_hook(_into(gradient))
+                parameter.register_post_accumulate_grad_hook(_into(gradient))  # type: ignore[no-untyped-call]
             start = end
 
     def zero_grad(self) -> None:
