@@ -1,0 +1,186 @@
+"""Parses, calls, prints, exits. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith import __version__, console
+from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
+
+Result = dict[str, Any]
+Verb = Callable[[argparse.Namespace], Result]
+
+NOT_YET = ("init", "serve", "publish", "compare", "runs", "show", "plot", "table", "clean", "status", "logs") + (
+    "cancel",
+    "fetch",
+    "sweep",
+    "doctor",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 something to mend, 3 a proof or check failed, 75 stopped and resumable; a bug raises."""
+    arguments = _parser().parse_args(argv)
+    outcome: Result = {"run": None, "headline": None}
+    try:
+        outcome |= arguments.verb(arguments)
+        code = 0
+    except TunesmithError as error:
+        code = error.exit_code
+        outcome["error"] = str(error)
+        console.note(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}")
+    except KeyboardInterrupt:
+        code = 75
+        console.note("stopped: the same command goes on")
+    except MemoryError:
+        error = OutOfRoom("out of memory", fix="a smaller model, data.max_length, train.micro_batch or evaluate.batch")
+        code, outcome["error"] = error.exit_code, str(error)
+        console.note(f"error: {error}")
+    if arguments.json:
+        print(json.dumps(outcome | {"exit": code}, ensure_ascii=False), flush=True)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
+    common.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs/)")
+    recipe = argparse.ArgumentParser(add_help=False, parents=[common])
+    recipe.add_argument("recipe", type=Path, metavar="RECIPE")
+    recipe.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="over the file's value")
+    parser = argparse.ArgumentParser(
+        prog="tunesmith", description="From rows and a Llama-class model to a fine-tuned model you can defend."
+    )
+    parser.add_argument("--version", action="version", version=f"tunesmith {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add(name: str, verb: Verb, text: str, parent: argparse.ArgumentParser = common) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=text, description=text, parents=[parent])
+        one.set_defaults(verb=verb)
+        return one
+
+    one = add("check", _check, "look at recipe, files, rows and plan; no GPU needed", recipe)
+    one.add_argument("--show", type=int, default=0, metavar="N", help="print N rows with learned tokens coloured")
+    for flag in ("--gpu", "--price", "--on", "--reject-to"):
+        one.add_argument(flag, default=None, help="not available yet in this version")
+    for name, until, text in (
+        ("run", "export", "prepare, train, evaluate, export; again: resume"),
+        ("prepare", "prepare", "rows to token ids, proved"),
+        ("train", "train", "up to the trained adapter"),
+    ):
+        one = add(name, _run, text, recipe)
+        one.set_defaults(until=until)
+        one.add_argument("--fork", action="store_true", help="start another run beside the one of this name")
+        one.add_argument("--on", default=None, help="not available yet in this version")
+        if name == "run":
+            one.add_argument("--until", choices=("prepare", "train", "evaluate", "export"), help="stop after this stage")
+    for name, text in (("evaluate", "score a finished run again"), ("export", "export a finished run again")):
+        one = add(name, _again, text)
+        one.set_defaults(stage=name)
+        one.add_argument("run", metavar="RUN")
+    one = add("predict", _predict, "answers for new rows; resumable")
+    one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
+    one.add_argument("rows", type=Path, metavar="ROWS")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE")
+    one.add_argument("--batch", type=int, default=16, help="answers side by side (16)")
+    one.add_argument("--max-tokens", type=int, default=None, help="longest answer")
+    one = add("pull", _pull, "download a base model ahead of time")
+    one.add_argument("what", metavar="RECIPE|ID")
+    add("schema", _schema, "the recipe's JSON schema, for editors")
+    for name in NOT_YET:
+        one = add(name, _not_yet, "(not available yet)")
+        one.add_argument("rest", nargs="*")
+        one.set_defaults(name=name)
+    return parser
+
+
+# ---- verbs; each imports what it needs
+
+
+def _check(arguments: argparse.Namespace) -> Result:
+    _refuse(arguments, ("gpu", "price", "on", "reject_to"))
+    recipe = _recipe(arguments)
+    from tunesmith.verbs.check import check
+
+    return check(recipe, show=arguments.show)
+
+
+def _run(arguments: argparse.Namespace) -> Result:
+    _refuse(arguments, ("on",))
+    recipe = _recipe(arguments)
+    from tunesmith.recipe_file import dump_recipe
+    from tunesmith.verbs.run import run
+
+    return run(recipe, dump_recipe(recipe), arguments.runs_dir, arguments.until or "export", arguments.fork)
+
+
+def _again(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.run import again
+
+    return again(arguments.run, arguments.runs_dir, arguments.stage)
+
+
+def _predict(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.predict import predict
+
+    return predict(
+        arguments.model,
+        arguments.rows,
+        arguments.out,
+        runs_dir=arguments.runs_dir,
+        batch=arguments.batch,
+        max_tokens=arguments.max_tokens,
+    )
+
+
+def _pull(arguments: argparse.Namespace) -> Result:
+    from tunesmith.base import resolve
+    from tunesmith.recipe import Model
+    from tunesmith.recipe_file import load_recipe
+
+    is_recipe = arguments.what.endswith((".yaml", ".yml"))
+    base = resolve(load_recipe(arguments.what).model if is_recipe else Model(base=arguments.what))
+    console.say(f"{base.name} lies in {base.folder}")
+    return {}
+
+
+def _schema(arguments: argparse.Namespace) -> Result:
+    from tunesmith.recipe import Recipe
+
+    console.say(json.dumps(Recipe.model_json_schema(by_alias=True), indent=2))
+    return {}
+
+
+def _not_yet(arguments: argparse.Namespace) -> Result:
+    raise SetupError(f"tunesmith {arguments.name} is not available yet in this version")
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise SetupError(f"--{name.replace('_', '-')} is not available yet in this version")
+
+
+def _recipe(arguments: argparse.Namespace) -> Any:
+    from tunesmith.recipe_file import load_recipe
+
+    return load_recipe(arguments.recipe, arguments.set)
+
+
+def entry() -> None:
+    """The `tunesmith` command."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `tunesmith … | head` ends quietly
+    code = main()
+    sys.stdout.flush()
+    os._exit(code) if code == 75 else sys.exit(code)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,207 @@
+"""The stages in order, and what makes each of them stale.
+
+    rows ── prepare ──> data/, contract.json
+            train ────> adapter/, metrics.jsonl, checkpoints/
+            evaluate ─> predictions/, report/
+            export ───> merged/, its proofs and scores
+
+A stage is a function of recipe and Run. `advance` calls those whose inputs changed, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tunesmith
+from tunesmith import console
+from tunesmith.errors import RunChanged
+from tunesmith.recipe import Recipe, Section
+from tunesmith.run import Run, sha256_file, write_atomic
+
+# ---- the stages; heavy imports live inside these functions
+
+
+def _prepare(recipe: Recipe, run: Run) -> None:
+    from tunesmith.data.prepare import prepare
+
+    prepare(recipe, run)
+
+
+def _train(recipe: Recipe, run: Run) -> None:
+    from tunesmith.train.train import train
+
+    train(recipe, run)
+
+
+def _evaluate(recipe: Recipe, run: Run) -> None:
+    from tunesmith.evaluate.evaluate import evaluate
+
+    evaluate(recipe, run)
+
+
+def _export(recipe: Recipe, run: Run) -> None:
+    from tunesmith.export.export import export
+
+    export(recipe, run)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A name, what it does, and the hashes of all that it reads."""
+
+    name: str
+    run: Callable[[Recipe, Run], None]
+    inputs: Callable[[Recipe, Run], dict[str, str]]
+
+
+def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
+    from tunesmith.base import resolve
+    from tunesmith.data.prepare import source_files
+
+    inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
+    for name, path in source_files(recipe.data).items():
+        inputs[f"{name} rows" if name != "schema" else name] = sha256_file(path) if path.is_file() else "missing"
+    tokenizer = resolve(recipe.model).tokenizer_folder / "tokenizer.json"
+    inputs["tokenizer"] = sha256_file(tokenizer) if tokenizer.is_file() else "missing"
+    if "starter" in (recipe.data.train, recipe.data.validation, recipe.data.test):
+        inputs["starter rows"] = sha256_file(Path(tunesmith.__file__).parent / "starter" / "reports.py")
+    return inputs
+
+
+def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
+    from tunesmith.base import resolve
+    from tunesmith.rows import Rows
+
+    inputs = {"tune": _hash(recipe.tune), "train": _hash(recipe.train), "model": _hash(recipe.model)}
+    inputs |= {"seed": str(recipe.seed), "base": resolve(recipe.model).fingerprint, "contract": _contract(run)}
+    for split in ("train", "validation"):
+        if Rows.exists(run.data, split):
+            inputs[f"{split} ids"] = Rows.open(run.data, split).sha256
+    return inputs
+
+
+def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
+    from tunesmith.rows import Rows
+
+    scored = "test" if Rows.exists(run.data, "test") else "validation"
+    inputs = {"evaluate": _hash(recipe.evaluate), "adapter": _weights(run.adapter), "contract": _contract(run)}
+    if Rows.exists(run.data, scored):
+        inputs["scored ids"] = Rows.open(run.data, scored).sha256
+    return inputs
+
+
+def _export_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
+    return {"export": _hash(recipe.export)} | _scores_inputs(recipe, run)
+
+
+STAGES = (
+    Stage("prepare", _prepare, _rows_inputs),
+    Stage("train", _train, _train_inputs),
+    Stage("evaluate", _evaluate, _scores_inputs),
+    Stage("export", _export, _export_inputs),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def advance(recipe: Recipe, run: Run, until: str = NAMES[-1], again: frozenset[str] = frozenset()) -> None:
+    """Brings the run up to and including `until`; stages that are current are left alone unless named in `again`."""
+    for stage in STAGES[: NAMES.index(until) + 1]:
+        inputs = stage.inputs(recipe, run)
+        if run.is_current(stage.name, inputs) and stage.name not in again:
+            console.note(f"{stage.name}: done already")
+            continue
+        console.note(f"{stage.name} …")
+        run.write_state(phase=stage.name)
+        stage.run(recipe, run)
+        run.stamp(stage.name, stage.inputs(recipe, run))
+    run.write_state(phase=f"{until} done")
+
+
+# ---- opening a run for a recipe
+
+
+def open_run(recipe: Recipe, runs_dir: Path, fork: bool) -> Run:
+    """The recipe's run folder, or with `fork` the first free `<name>-2`, `<name>-3` …"""
+    path = runs_dir / recipe.name
+    number = 2
+    while fork and path.exists():
+        path = runs_dir / f"{recipe.name}-{number}"
+        number += 1
+    return Run(path)
+
+
+def claim(recipe: Recipe, run: Run, text: str) -> None:
+    """Writes recipe.yaml and lock.json into the (locked) run; RunChanged where what it was trained on has changed.
+
+    Sections that come after training (evaluate, export, publish, targets) may change: their stages run again.
+    """
+    stored = run.read_json(run.lock_file)
+    new = _fixed(recipe)
+    inputs = _rows_inputs(recipe, run)
+    if stored and _has_trained(run):
+        changes = _differences(stored["recipe"], new)
+        rows = {key: value for key, value in stored["rows"].items() if key not in ("model", "data", "seed")}
+        changes += [f"{key}: the file has changed" for key, value in rows.items() if inputs.get(key) != value]
+        if changes:
+            listing = "\n".join(f"  {change}" for change in changes)
+            raise RunChanged(
+                f"the recipe is not the one that this run was trained with:\n{listing}",
+                where=str(run.path),
+                fix="--fork starts another run beside it; or undo the change to go on with this one",
+            )
+    write_atomic(run.recipe_file, text.encode())
+    run.write_json(run.lock_file, {"recipe": new, "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()})
+
+
+def _has_trained(run: Run) -> bool:
+    return any(run.checkpoints.glob("*/MANIFEST.json")) or bool(run.inputs_of("train"))
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that training rests on, as flat keys."""
+    flat: dict[str, Any] = {"seed": recipe.seed}
+    for name in ("model", "data", "tune", "train"):
+        flat |= _flatten(name, getattr(recipe, name).model_dump(mode="json", by_alias=True))
+    return flat
+
+
+def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(f"{prefix}.{key}", value) if isinstance(value, dict) and value else {f"{prefix}.{key}": value}
+    return flat
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    keys = sorted(set(old) | set(new))
+    return [f"{key}: was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "bitsandbytes", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {"versions": versions | {"tunesmith": tunesmith.__version__, "python": platform.python_version()}}
+
+
+def _hash(section: Section) -> str:
+    return hashlib.sha256(json.dumps(section.model_dump(mode="json", by_alias=True), sort_keys=True).encode()).hexdigest()
+
+
+def _contract(run: Run) -> str:
+    path = run.contract_folder / "contract.json"
+    return sha256_file(path) if path.is_file() else "missing"
+
+
+def _weights(folder: Path) -> str:
+    return " ".join(sha256_file(path) for path in sorted(folder.glob("*.safetensors"))) or "missing"
