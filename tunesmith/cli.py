@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,19 @@ from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
-NOT_YET = ("init", "serve", "publish", "compare", "runs", "show", "plot", "table", "clean", "status", "logs") + (
+NOT_YET = (
+    "init",
+    "serve",
+    "publish",
+    "compare",
+    "runs",
+    "show",
+    "plot",
+    "table",
+    "clean",
+    "status",
+    "logs",
+) + (
     "cancel",
     "fetch",
     "sweep",
@@ -40,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 75
         console.note("stopped: the same command goes on")
     except MemoryError:
-        error = OutOfRoom("out of memory", fix="a smaller model, data.max_length, train.micro_batch or evaluate.batch")
+        error = OutOfRoom(
+            "out of memory", fix="a smaller model, data.max_length, train.micro_batch or evaluate.batch"
+        )
         code, outcome["error"] = error.exit_code, str(error)
         console.note(f"error: {error}")
     if arguments.json:
@@ -51,23 +64,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
-    common.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs/)")
+    common.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs/)"
+    )
     recipe = argparse.ArgumentParser(add_help=False, parents=[common])
     recipe.add_argument("recipe", type=Path, metavar="RECIPE")
-    recipe.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="over the file's value")
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="over the file's value"
+    )
     parser = argparse.ArgumentParser(
-        prog="tunesmith", description="From rows and a Llama-class model to a fine-tuned model you can defend."
+        prog="tunesmith",
+        description="From rows and a Llama-class model to a fine-tuned model you can defend.",
     )
     parser.add_argument("--version", action="version", version=f"tunesmith {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def add(name: str, verb: Verb, text: str, parent: argparse.ArgumentParser = common) -> argparse.ArgumentParser:
+    def add(
+        name: str, verb: Verb, text: str, parent: argparse.ArgumentParser = common
+    ) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text, parents=[parent])
         one.set_defaults(verb=verb)
         return one
 
     one = add("check", _check, "look at recipe, files, rows and plan; no GPU needed", recipe)
-    one.add_argument("--show", type=int, default=0, metavar="N", help="print N rows with learned tokens coloured")
+    one.add_argument(
+        "--show", type=int, default=0, metavar="N", help="print N rows with learned tokens coloured"
+    )
     for flag in ("--gpu", "--price", "--on", "--reject-to"):
         one.add_argument(flag, default=None, help="not available yet in this version")
     for name, until, text in (
@@ -80,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--fork", action="store_true", help="start another run beside the one of this name")
         one.add_argument("--on", default=None, help="not available yet in this version")
         if name == "run":
-            one.add_argument("--until", choices=("prepare", "train", "evaluate", "export"), help="stop after this stage")
+            one.add_argument(
+                "--until", choices=("prepare", "train", "evaluate", "export"), help="stop after this stage"
+            )
     for name, text in (("evaluate", "score a finished run again"), ("export", "export a finished run again")):
         one = add(name, _again, text)
         one.set_defaults(stage=name)
@@ -177,9 +201,7 @@ def _recipe(arguments: argparse.Namespace) -> Any:
 def entry() -> None:
     """The `tunesmith` command."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `tunesmith … | head` ends quietly
-    code = main()
-    sys.stdout.flush()
-    os._exit(code) if code == 75 else sys.exit(code)
+    sys.exit(main())
 
 
 if __name__ == "__main__":

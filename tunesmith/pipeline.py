@@ -67,7 +67,9 @@ def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
 
     inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
     for name, path in source_files(recipe.data).items():
-        inputs[f"{name} rows" if name != "schema" else name] = sha256_file(path) if path.is_file() else "missing"
+        inputs[f"{name} rows" if name != "schema" else name] = (
+            sha256_file(path) if path.is_file() else "missing"
+        )
     tokenizer = resolve(recipe.model).tokenizer_folder / "tokenizer.json"
     inputs["tokenizer"] = sha256_file(tokenizer) if tokenizer.is_file() else "missing"
     if "starter" in (recipe.data.train, recipe.data.validation, recipe.data.test):
@@ -80,7 +82,11 @@ def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.rows import Rows
 
     inputs = {"tune": _hash(recipe.tune), "train": _hash(recipe.train), "model": _hash(recipe.model)}
-    inputs |= {"seed": str(recipe.seed), "base": resolve(recipe.model).fingerprint, "contract": _contract(run)}
+    inputs |= {
+        "seed": str(recipe.seed),
+        "base": resolve(recipe.model).fingerprint,
+        "contract": _contract(run),
+    }
     for split in ("train", "validation"):
         if Rows.exists(run.data, split):
             inputs[f"{split} ids"] = Rows.open(run.data, split).sha256
@@ -91,7 +97,11 @@ def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.rows import Rows
 
     scored = "test" if Rows.exists(run.data, "test") else "validation"
-    inputs = {"evaluate": _hash(recipe.evaluate), "adapter": _weights(run.adapter), "contract": _contract(run)}
+    inputs = {
+        "evaluate": _hash(recipe.evaluate),
+        "adapter": _weights(run.adapter),
+        "contract": _contract(run),
+    }
     if Rows.exists(run.data, scored):
         inputs["scored ids"] = Rows.open(run.data, scored).sha256
     return inputs
@@ -157,7 +167,9 @@ def claim(recipe: Recipe, run: Run, text: str) -> None:
                 fix="--fork starts another run beside it; or undo the change to go on with this one",
             )
     write_atomic(run.recipe_file, text.encode())
-    run.write_json(run.lock_file, {"recipe": new, "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()})
+    run.write_json(
+        run.lock_file, {"recipe": new, "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()}
+    )
 
 
 def _has_trained(run: Run) -> bool:
@@ -175,7 +187,11 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
 def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(f"{prefix}.{key}", value) if isinstance(value, dict) and value else {f"{prefix}.{key}": value}
+        flat |= (
+            _flatten(f"{prefix}.{key}", value)
+            if isinstance(value, dict) and value
+            else {f"{prefix}.{key}": value}
+        )
     return flat
 
 
@@ -195,7 +211,9 @@ def _environment() -> dict[str, Any]:
 
 
 def _hash(section: Section) -> str:
-    return hashlib.sha256(json.dumps(section.model_dump(mode="json", by_alias=True), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(section.model_dump(mode="json", by_alias=True), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _contract(run: Run) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import AccessError
+from tunesmith.store.secrets import secret
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.py")
 
 
-def fetch(repository: str, revision: str | None, cache_dir: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+def fetch(
+    repository: str, revision: str | None, cache_dir: str | None, patterns: Sequence[str]
+) -> tuple[Path, str]:
     """Folder and commit of a model repository, downloaded or from the cache. AccessError says what to do next."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -25,7 +28,13 @@ def fetch(repository: str, revision: str | None, cache_dir: str | None, patterns
     where = f"model.base: {repository}"
     try:
         folder = Path(
-            snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns))
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=cache_dir,
+                allow_patterns=list(patterns),
+                token=secret("HF_TOKEN"),  # None: the login that `hf auth login` keeps
+            )
         )
     except GatedRepoError:
         raise AccessError(
