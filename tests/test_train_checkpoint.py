@@ -1,0 +1,134 @@
+"""Checkpoints: whole or not there, verified before use, pruned after."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tunesmith.errors import OutOfRoom
+from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.state import State
+
+
+def save(checkpoints: Checkpoints, step: int, best: int | None = None, size: int = 50) -> Path:
+    flat = torch.arange(2 * size, dtype=torch.float32) + step
+    weights = {"a": flat[:size].view(5, -1), "b": flat[size:]}  # views of one buffer, as FlatParameters has them
+    return checkpoints.save(State(step=step, loss_sum=0.1 + step).to_json(), {"weights": weights}, best)
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, run="r", keep=2)
+    save(checkpoints, 3)
+    found = checkpoints.newest()
+    assert found is not None and found.step == 3
+    assert State.from_json(found.state) == State(step=3, loss_sum=0.1 + 3)
+    tensors = found.tensors("weights")
+    assert torch.equal(tensors["b"], torch.arange(50, 100) + 3.0) and tensors["a"].shape == (5, 10)
+    assert (tmp_path / "LATEST").read_text() == "step-00000003\n"
+
+
+def test_only_safetensors_and_json_are_written(tmp_path: Path) -> None:
+    folder = save(Checkpoints(tmp_path, run="r", keep=2), 1)
+    assert sorted(path.name for path in folder.iterdir()) == ["MANIFEST.json", "state.json", "weights.safetensors"]
+    assert b"pickle" not in (folder / "weights.safetensors").read_bytes()
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, run="r", keep=2)
+    for step in range(1, 7):
+        save(checkpoints, step, best=2 if step >= 2 else None)
+    assert checkpoints.steps() == [2, 5, 6]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "file gone", "manifest gone", "manifest torn"])
+def test_a_broken_newest_one_falls_back_to_the_one_before(
+    tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, run="r", keep=3)
+    save(checkpoints, 10)
+    newest = save(checkpoints, 20)
+    weights, manifest = newest / "weights.safetensors", newest / "MANIFEST.json"
+    if damage == "a bit":
+        content = bytearray(weights.read_bytes())
+        content[-3] ^= 1
+        weights.write_bytes(content)
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-4])
+    elif damage == "file gone":
+        (newest / "state.json").unlink()
+    elif damage == "manifest gone":
+        manifest.unlink()
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:40])
+    found = checkpoints.newest()
+    assert found is not None and found.step == 10
+    assert "warning: checkpoint step-00000020 is not usable" in capfd.readouterr().err
+    assert checkpoints.steps() == [10]  # set aside, so step 20 can be saved again
+    assert len(list(tmp_path.glob("broken-step-00000020-*"))) == 1
+    save(checkpoints, 20)
+    assert checkpoints.newest() is not None and checkpoints.steps() == [10, 20]
+
+
+def test_another_runs_checkpoint_is_never_used(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, run="another", keep=2), 5)
+    assert Checkpoints(tmp_path, run="mine", keep=2).newest() is None
+
+
+def test_leftovers_of_a_killed_save_are_removed_and_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A real SIGKILL while the save is at work: the watcher waits for the temporary folder."""
+    script = (
+        "import sys, torch; from pathlib import Path; from tunesmith.train.checkpoint import Checkpoints\n"
+        "c = Checkpoints(Path(sys.argv[1]), run='r', keep=2)\n"
+        "w = {'weights': {str(i): torch.zeros(4_000_000) for i in range(16)}}\n"
+        "c.save({'step': 1}, {'weights': {'a': torch.ones(8)}}, None)\n"
+        "c.save({'step': 2}, w, None)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    while process.poll() is None and not list(tmp_path.glob(".step-00000002.*.tmp")):
+        pass
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    left = list(tmp_path.glob(".step-00000002.*.tmp"))
+    assert len(left) == 1
+    checkpoints = Checkpoints(tmp_path, run="r", keep=2)
+    checkpoints.clean()
+    assert f"removed {left[0].name}" in capfd.readouterr().err
+    found = checkpoints.newest()
+    assert found is not None and found.step == 1 and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, published: bool) -> None:
+    """RLIMIT_FSIZE stands for the full disk: the same failing write, as EFBIG."""
+    checkpoints = Checkpoints(tmp_path, run="r", keep=2)
+    if published:
+        save(checkpoints, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OutOfRoom) as caught:
+            save(checkpoints, 2, size=50_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == (75 if published else 2)
+    assert "no room on disk for the checkpoint of step 2" in str(caught.value)
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert checkpoints.steps() == ([1] if published else [])
+
+
+def test_the_manifest_names_every_file_with_size_and_hash(tmp_path: Path) -> None:
+    folder = save(Checkpoints(tmp_path, run="r", keep=2), 4)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    assert manifest["run"] == "r" and manifest["step"] == 4
+    assert set(manifest["files"]) == {"state.json", "weights.safetensors"}
+    for name, entry in manifest["files"].items():
+        assert entry["bytes"] == (folder / name).stat().st_size and len(entry["sha256"]) == 64
