@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,43 +32,35 @@ class Encoded(NamedTuple):
     learned: list[bool]
 
 
-@dataclass(frozen=True)
 class Contract:
-    """Made by `make`, stored in contract.json, read back by `load`."""
+    """Made by `make`, stored in contract.json, read back by `load`. Never changed after that."""
 
-    template: str
-    """Jinja source."""
-    template_name: str
-    """own, llama3, chatml, plain or a file's name."""
-    special: Mapping[str, str]
-    """bos_token, eos_token, … as the tokenizer's configuration spells them."""
-    system: str | None
-    """System prompt for rows that bring none."""
-    instruction_role: str
-    """What an instruction becomes: the system turn, or the head of the user's."""
-    tokenizer_files: Mapping[str, bytes]
-    """tokenizer.json and its companions."""
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        template: str,
+        template_name: str,
+        special: Mapping[str, str],
+        system: str | None,
+        instruction_role: str,
+        tokenizer_files: Mapping[str, bytes],
+    ) -> None:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(self.tokenizer_files["tokenizer.json"].decode("utf-8"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        control = {
-            token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special
-        }
-        set_ = object.__setattr__
-        set_(self, "_tokenizer", tokenizer)
-        set_(self, "_control", control)
-        set_(self, "_template", compile_template(self.template, DATE))
-        set_(self, "_tail", self._find_tail())
-
-    if TYPE_CHECKING:
-        _tokenizer: Tokenizer
-        _control: dict[str, int]
-        _template: Any
-        _tail: list[int]
+        self.template = template  # Jinja source
+        self.template_name = template_name  # own, llama3, chatml, plain or a file's name
+        self.special = dict(special)  # bos_token, eos_token, … as the tokenizer's configuration spells them
+        self.system = system  # system prompt for rows that bring none
+        self.instruction_role = instruction_role  # turn that an instruction becomes
+        self.tokenizer_files = dict(tokenizer_files)  # tokenizer.json and its companions
+        self._tokenizer: Tokenizer = Tokenizer.from_str(
+            self.tokenizer_files["tokenizer.json"].decode("utf-8")
+        )
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._control = {token.content: i for i, token in added.items() if token.special}
+        self._render = compile_template(self.template, DATE)
+        self._tail = self._find_tail()
 
     # ---- what the rest of the house asks
 
@@ -121,7 +113,7 @@ class Contract:
     def render(self, messages: Sequence[Message], answer_next: bool) -> str:
         """The conversation as text, up to where the next answer begins if `answer_next`."""
         turns = [{"role": m.role, "content": m.content} for m in messages]
-        return self._template(turns, answer_next, self.special)
+        return self._render(turns, answer_next, self.special)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the answer begins. RowError where a turn holds the text of a control token."""
@@ -162,9 +154,13 @@ class Contract:
             kept.append(int(one))
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself, control tokens included: for showing what is learned."""
-        return [str(self._tokenizer.decode([int(one)], skip_special_tokens=False)) for one in ids]
+    def spans(self, encoded: Encoded) -> list[tuple[str, bool]]:
+        """The row as (text, learned) stretches, control tokens included: for showing what is learned."""
+        stretches = groupby(zip(*encoded, strict=True), key=lambda pair: pair[1])
+        return [
+            (str(self._tokenizer.decode([one for one, _ in pairs], skip_special_tokens=False)), learned)
+            for learned, pairs in stretches
+        ]
 
     def tokens_of(self, text: str) -> list[int]:
         """Ids of plain text without any BOS."""
@@ -215,21 +211,21 @@ class Contract:
         """The contract that `save` wrote. ModelError where the tokenizer beside it is not the one it was made with."""
         stored = json.loads((folder / "contract.json").read_text("utf-8"))
         place = folder / "tokenizer" if (folder / "tokenizer" / "tokenizer.json").exists() else folder
-        contract = cls(
-            template=stored["template"],
-            template_name=stored["template_name"],
-            special=stored["special"],
-            system=stored["system"],
-            instruction_role=stored["instruction_role"],
-            tokenizer_files=_tokenizer_files(place),
-        )
-        if contract.tokenizer_sha256 != stored["tokenizer_sha256"]:
+        files = _tokenizer_files(place)
+        if hashlib.sha256(files["tokenizer.json"]).hexdigest() != stored["tokenizer_sha256"]:
             raise ModelError(
                 "the tokenizer is not the one that this contract was made with",
                 where=str(place / "tokenizer.json"),
                 fix="restore the file, or make the contract again: tunesmith prepare RECIPE --fork",
             )
-        return contract
+        return cls(
+            template=stored["template"],
+            template_name=stored["template_name"],
+            special=stored["special"],
+            system=stored["system"],
+            instruction_role=stored["instruction_role"],
+            tokenizer_files=files,
+        )
 
     @classmethod
     def make(

@@ -1,0 +1,215 @@
+"""The Contract against its referees: Meta's own formatter, transformers' chat templates; and the seed project's bugs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from llama3_referee import meta_chat_format, write_llama3_tokenizer
+
+from tunesmith.contract import Contract, Encoded
+from tunesmith.data.proofs import contract_proofs
+from tunesmith.errors import ModelError, RowError
+from tunesmith.example import Example, Message
+
+CONVERSATIONS = [
+    [("user", "What is a carcinoma?"), ("assistant", "A cancer of epithelial cells.")],
+    [
+        ("system", "Answer in JSON."),
+        ("user", "  stage IIIB, 12.5 mm\n\n"),
+        ("assistant", '{"stage": "IIIB"}'),
+    ],
+    [("user", "ಕನ್ನಡ / naïve café 🩺"), ("assistant", "ಹೌದು"), ("user", "2+2?"), ("assistant", "  4 \n")],
+    [("system", "a\nb"), ("user", "x" * 300), ("assistant", "tail  ")],
+]
+
+
+def example(turns: list[tuple[str, str]], last_only: bool = False) -> Example:
+    messages = [Message(role, text, learned=role == "assistant") for role, text in turns]
+    if last_only:
+        messages = [dataclasses.replace(m, learned=m.learned and m is messages[-1]) for m in messages]
+    return Example("row", tuple(messages), "row", {}, "rows.jsonl:1")
+
+
+@pytest.fixture(scope="session")
+def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama3_tokenizer(tmp_path_factory.mktemp("llama3"))
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+def test_llama3_equals_metas_formatter(llama3: Path, turns: list[tuple[str, str]]) -> None:
+    from llama_models.datatypes import RawMessage
+
+    contract = Contract.make(llama3, template="llama3")
+    meta = meta_chat_format()
+    # trimmed content is the scope in which the two agree by definition: the template trims, Meta's code as well
+    raw = [
+        RawMessage(
+            role=role, content=text.strip(), **({"stop_reason": "end_of_turn"} if role == "assistant" else {})
+        )
+        for role, text in turns
+    ]
+    ours = example(turns)
+    whole = meta.encode_dialog_prompt(raw).tokens  # ends with the header of the next answer
+    assert contract.prompt_ids(ours.messages) == whole
+    ids = contract.encode(ours).ids
+    assert ids == whole[: len(ids)]
+    assert contract.prompt_ids(ours.prompt) == meta.encode_dialog_prompt(raw[:-1]).tokens
+
+
+@pytest.mark.parametrize("template", ["llama3", "chatml", "plain"])
+def test_named_templates_equal_transformers(llama3: Path, tmp_path: Path, template: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    source = llama3 if template != "chatml" else _with_chatml_tokens(llama3, tmp_path / "chatml")
+    contract = Contract.make(source, template=template)
+    contract.save(tmp_path / "tokenizer")
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "tokenizer")
+    for turns in CONVERSATIONS:
+        plain = [{"role": role, "content": text} for role, text in turns]
+        ours = example(turns)
+        assert contract.encode(ours).ids == theirs.apply_chat_template(
+            plain, tokenize=True, return_dict=False
+        )
+        prompt = theirs.apply_chat_template(
+            plain[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        assert contract.prompt_ids(ours.prompt) == prompt
+
+
+def _with_chatml_tokens(llama3: Path, folder: Path) -> Path:
+    from tokenizers import AddedToken, Tokenizer
+
+    shutil.copytree(llama3, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(
+        [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_learned_is_the_answer_and_its_terminator(llama3: Path) -> None:
+    contract = Contract.make(llama3, template="llama3")
+
+    def learned_text(row: Example) -> str:
+        return "".join(text for text, learned in contract.spans(contract.encode(row)) if learned)
+
+    assert learned_text(example(CONVERSATIONS[2])) == "ಹೌದು<|eot_id|>4<|eot_id|>"
+    assert learned_text(example(CONVERSATIONS[2], last_only=True)) == "4<|eot_id|>"
+
+
+def test_what_follows_the_terminator_is_not_learned(llama3: Path, tmp_path: Path) -> None:
+    contract = Contract.make(_with_chatml_tokens(llama3, tmp_path / "c"), template="chatml")
+    ids, learned = contract.encode(example(CONVERSATIONS[0]))
+    assert ids[-2] == contract.terminator_id and learned[-2] and not learned[-1]
+    assert contract.terminator == "<|im_end|>"
+
+
+def test_base_without_template_ends_with_a_token_it_was_trained_on(llama3: Path) -> None:
+    contract = Contract.make(llama3)  # Llama 3.1 8B as published: no chat template, <|eot_id|> never trained
+    assert contract.template_name == "plain"
+    assert contract.terminator == "<|end_of_text|>"
+    assert contract.terminator_id in contract.stop_ids
+
+
+def test_date_stands_still(tmp_path: Path, llama3: Path) -> None:
+    template = tmp_path / "dated.jinja"
+    template.write_text(
+        "{{ strftime_now('%d %b %Y') }} {{ date_string }}{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}"
+    )
+    contract = Contract.make(llama3, template=str(template))
+    assert contract.render([Message("user", "x")], answer_next=True) == "26 Jul 2024 26 Jul 2024x<|eot_id|>"
+
+
+def test_saved_and_loaded_is_the_same(llama3: Path, tmp_path: Path) -> None:
+    contract = Contract.make(llama3, template="llama3", system="Be brief.", instruction_role="system")
+    contract.save(tmp_path / "a")
+    again = Contract.load(tmp_path / "a")
+    assert again.sha256 == contract.sha256
+    assert again.encode(example(CONVERSATIONS[1])) == contract.encode(example(CONVERSATIONS[1]))
+    stored = tmp_path / "a" / "tokenizer.json"
+    stored.write_text(stored.read_text().replace('"<|eot_id|>"', '"<|eot_ix|>"', 1))
+    with pytest.raises(ModelError, match="not the one"):
+        Contract.load(tmp_path / "a")
+
+
+def test_control_text_in_a_turn_is_refused(llama3: Path) -> None:
+    contract = Contract.make(llama3, template="llama3")
+    with pytest.raises(RowError, match=r"control token <\|eot_id\|>"):
+        contract.encode(example([("user", "ignore this<|eot_id|>"), ("assistant", "ok")]))
+
+
+def test_template_without_an_end_is_refused(llama3: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.jinja"
+    endless.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    with pytest.raises(ModelError, match="never stop"):
+        Contract.make(llama3, template=str(endless))
+
+
+# ---- the seed project's bugs (peers.md 3b), each with the mutant that a proof has to catch
+
+
+def _proofs(contract: Contract, encoded: Encoded, turns: list[tuple[str, str]]) -> dict[str, bool]:
+    return {p.name: p.passed for p in contract_proofs(contract, "train", [(example(turns), encoded)])}
+
+
+TURNS = CONVERSATIONS[1]
+
+
+@pytest.fixture
+def contract(llama3: Path) -> Contract:
+    return Contract.make(llama3, template="llama3")
+
+
+def test_clean_rows_pass_every_proof(contract: Contract) -> None:
+    for turns in CONVERSATIONS:
+        assert all(_proofs(contract, contract.encode(example(turns)), turns).values())
+
+
+def test_double_bos_is_caught(contract: Contract) -> None:
+    ids, learned = contract.encode(example(TURNS))
+    assert ids.count(contract.bos_id) == 1  # type: ignore[arg-type]
+    mutant = Encoded([ids[0], *ids], [False, *learned])
+    assert not _proofs(contract, mutant, TURNS)["bos_count_train"]
+
+
+def test_unmasked_prompt_is_caught(contract: Contract) -> None:
+    ids, learned = contract.encode(example(TURNS))
+    assert not _proofs(contract, Encoded(ids, [True] * len(ids)), TURNS)["some_learned_train"]
+    first = learned.index(True)
+    leaky = Encoded(ids, [on or t == first - 3 for t, on in enumerate(learned)])
+    assert not _proofs(contract, leaky, TURNS)["prompt_is_prefix_train"]
+
+
+def test_pad_equal_to_the_terminator_masks_nothing(llama3: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pad_is_eos"
+    shutil.copytree(llama3, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": "<|end_of_text|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    contract = Contract.make(folder)  # plain: the terminator is <|end_of_text|>, and so is pad
+    ids, learned = contract.encode(example(TURNS))
+    assert contract.pad_id != contract.terminator_id
+    assert all(_proofs(contract, Encoded(ids, learned), TURNS).values())
+    by_id = Encoded(ids, [on and one != contract.terminator_id for one, on in zip(ids, learned, strict=True)])
+    assert not _proofs(contract, by_id, TURNS)["terminator_learned_train"]
+
+
+def test_wrong_stop_token_is_caught(contract: Contract) -> None:
+    ids, learned = contract.encode(example(TURNS))
+    eos = next(iter(contract.stop_ids - {contract.terminator_id}))
+    wrong = Encoded(
+        [eos if one == contract.terminator_id and on else one for one, on in zip(ids, learned, strict=True)],
+        learned,
+    )
+    assert not _proofs(contract, wrong, TURNS)["terminator_learned_train"]
+    assert contract.terminator == "<|eot_id|>"  # not the tokenizer's eos
+
+
+def test_another_prompt_at_inference_is_caught(contract: Contract, llama3: Path) -> None:
+    trained = contract.encode(example(TURNS))
+    other = Contract.make(llama3, template="plain")
+    assert not _proofs(other, trained, TURNS)["prompt_is_prefix_train"]
