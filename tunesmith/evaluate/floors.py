@@ -1,0 +1,46 @@
+"""Answers that need no model: what a fine-tune has to beat.
+
+majority   each field's (or the whole answer's) most common value among the training answers
+nearest    the answer of the training row whose text is nearest by TF-IDF: copying, which on synthetic data goes far
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from tunesmith.example import Example
+from tunesmith.tasks import Task
+from tunesmith.tasks.normalise import words
+from tunesmith.tasks.score import user_text
+
+_CELLS = 20_000_000  # similarities held at once
+
+
+def majority(task: Task, train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
+    """The same answer for every row."""
+    golds = [task.parse(example.answer or "") for example in train]
+    answer = task.common_answer([gold for gold in golds if gold.value is not None])
+    return [answer] * len(examples)
+
+
+def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
+    """Each row answered as its nearest training row was; the first one of equals."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer(analyzer=words)  # our own words: scikit-learn's cut Indic scripts to pieces
+    known = vectors.fit_transform([user_text(example) for example in train])
+    asked = vectors.transform([user_text(example) for example in examples])
+    chosen: list[int] = []
+    block = max(1, _CELLS // len(train))
+    for begin in range(0, len(examples), block):
+        alike = (asked[begin : begin + block] @ known.T).toarray()
+        chosen += [int(row) for row in alike.argmax(axis=1)]
+    return [train[row].answer or "" for row in chosen]
+
+
+def as_lines(answers: Sequence[str], examples: Sequence[Example]) -> Iterator[str]:
+    """Lines of a predictions file, as answers.py writes them for a model."""
+    for answer, example in zip(answers, examples, strict=True):
+        row = {"id": example.id, "prompt": user_text(example), "answer": answer, "gold": example.answer}
+        yield json.dumps(row, ensure_ascii=False)

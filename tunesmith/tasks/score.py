@@ -1,0 +1,238 @@
+"""From a predictions file and its rows to counts: what evaluate and export both score with. No model, no torch.
+
+It refuses to score quietly less than it was given: rows ≠ predictions, an answer to another gold, gold that does not
+parse and rows without a single gold value are errors that name their rows (exit code 3).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.errors import RowCheckFailed, TunesmithError
+from tunesmith.example import Example, Message
+from tunesmith.tasks import Parsed, Task
+
+_NAMED = 5  # rows that a message lists
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One system on all rows, in row order. Several samples of a row are averaged in its counts."""
+
+    ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    counts: Mapping[str, NDArray[np.float64]]
+    """Name → [rows]."""
+    correct: NDArray[np.bool_]
+    """[rows]: all right (in more than half of the samples)."""
+    predictions: tuple[tuple[Mapping[str, Any], ...], ...]
+    """Lines of the file for each row, one a sample."""
+
+    def take(self, kept: NDArray[np.bool_]) -> Scored:
+        """Some of the rows."""
+        numbers = np.flatnonzero(kept)
+        return Scored(
+            tuple(self.ids[i] for i in numbers),
+            tuple(self.documents[i] for i in numbers),
+            {name: values[kept] for name, values in self.counts.items()},
+            self.correct[kept],
+            tuple(self.predictions[i] for i in numbers),
+        )
+
+
+def user_text(example: Example) -> str:
+    """What the user said: the text in which values are looked for."""
+    return "\n".join(message.content for message in example.prompt if message.role == "user")
+
+
+def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
+    """The parsed gold answers. RowCheckFailed where one is missing, can't be parsed or has keys that the schema lacks."""
+    if not examples:
+        raise RowCheckFailed("there are no rows to score", fix="give data.test or data.validation rows")
+    repeated = _repeated([example.id for example in examples])
+    if repeated:
+        raise RowCheckFailed(f"row ids are not unique: {_names(repeated)}", fix="give each row its own id")
+    without = [example for example in examples if example.answer is None]
+    if without:
+        raise RowCheckFailed(
+            f"{len(without)} of {len(examples)} rows have no gold answer",
+            where=_where(without),
+            fix="label them",
+        )
+    golds = [task.parse(example.answer or "") for example in examples]
+    broken = [example for example, gold in zip(examples, golds, strict=True) if gold.value is None]
+    if broken:
+        raise RowCheckFailed(
+            f"{len(broken)} of {len(examples)} gold answers can't be parsed by the {task.name} task: "
+            f"{task.parse(broken[0].answer or '').problems[0]}",
+            where=_where(broken),
+            fix="mend the answers, or name another evaluate.task",
+        )
+    unscored = [(example, task.unscored(gold)) for example, gold in zip(examples, golds, strict=True)]
+    odd = [example for example, keys in unscored if keys]
+    if odd:
+        raise RowCheckFailed(
+            f"{len(odd)} gold answers have keys that neither the schema nor a training answer has: "
+            f"{_names(sorted({key for _, keys in unscored for key in keys}))}",
+            where=_where(odd),
+            fix="give data.schema a JSON schema with all keys, or remove these",
+        )
+    return golds
+
+
+def score_predictions(path: Path, examples: Sequence[Example], task: Task) -> Scored:
+    """Counts of every row of `examples` from the JSON lines in `path` (id, answer, gold, …). Answers are parsed anew."""
+    return score_answers(read_predictions(path), examples, task, where=str(path))
+
+
+def score_answers(
+    lines: Sequence[Mapping[str, Any]], examples: Sequence[Example], task: Task, where: str = "predictions"
+) -> Scored:
+    """As `score_predictions`, from lines in memory."""
+    golds = check_golds(task, examples)
+    by_row = _by_row(lines, examples, where)
+    per_row: list[dict[str, float]] = []
+    correct = np.zeros(len(examples), dtype=bool)
+    for number, (example, gold) in enumerate(zip(examples, golds, strict=True)):
+        source = user_text(example)
+        parsed = [task.parse(line["answer"]) for line in by_row[example.id]]
+        samples = [task.counts(source, gold, one) for one in parsed]
+        per_row.append({name: sum(sample[name] for sample in samples) / len(samples) for name in samples[0]})
+        correct[number] = 2 * sum(task.correct(gold, one) for one in parsed) > len(parsed)
+    counts = {name: np.array([row[name] for row in per_row]) for name in per_row[0]}
+    _refuse_empty_gold(task, golds, examples)
+    return Scored(
+        tuple(example.id for example in examples),
+        tuple(example.document or example.id for example in examples),
+        counts,
+        correct,
+        tuple(tuple(by_row[example.id]) for example in examples),
+    )
+
+
+def row_scores(scored: Scored, task: Task) -> NDArray[np.float64]:
+    """The headline metric of each row by itself; NaN where the row has nothing to divide by."""
+    return task.metrics()[task.headline](scored.counts)
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The lines of a predictions file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TunesmithError(f"predictions can't be read: {error.strerror}", where=str(path)) from error
+    lines = []
+    for number, line in enumerate(text.split("\n"), start=1):  # only "\n": answers may hold U+2028
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
+                raise TypeError("id and answer must be texts")
+        except (ValueError, KeyError, TypeError) as error:
+            raise TunesmithError(
+                f"this line is no prediction: {error}",
+                where=f"{path}:{number}",
+                fix='each line needs "id" and "answer"',
+            ) from error
+        lines.append(row)
+    return lines
+
+
+def examples_in(lines: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
+    """The rows that a predictions file itself tells of (id, prompt, gold, document): for scoring without a Run."""
+    lacking = [str(line["id"]) for line in lines if not isinstance(line.get("gold"), str)]
+    if lacking:
+        raise RowCheckFailed(
+            f"{len(lacking)} predictions have no gold answer", where=f"{where}: {_names(lacking)}"
+        )
+    first = {line["id"]: line for line in reversed(lines)}  # samples of a row share its prompt and gold
+    order = dict.fromkeys(line["id"] for line in lines)
+    return [
+        Example(
+            id,
+            (
+                Message("user", _prompt_text(first[id].get("prompt"))),
+                Message("assistant", first[id]["gold"], True),
+            ),
+            document=str(first[id].get("document") or id),
+            slices=first[id].get("slices") or {},
+            source=where,
+        )
+        for id in order
+    ]
+
+
+def _prompt_text(prompt: Any) -> str:
+    """A prompt as a text, or as chat turns."""
+    if isinstance(prompt, list):
+        return "\n".join(str(turn.get("content", "")) for turn in prompt if turn.get("role") == "user")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _by_row(
+    lines: Sequence[Mapping[str, Any]], examples: Sequence[Example], where: str
+) -> dict[str, list[Mapping[str, Any]]]:
+    by_row: dict[str, list[Mapping[str, Any]]] = {example.id: [] for example in examples}
+    extra = [line["id"] for line in lines if line["id"] not in by_row]
+    for line in lines:
+        if line["id"] in by_row:
+            by_row[line["id"]].append(line)
+    missing = [id for id, found in by_row.items() if not found]
+    if missing or extra:
+        raise RowCheckFailed(
+            f"scored rows differ from rows: {len(examples)} rows, {len(missing)} without a prediction"
+            + (f" ({_names(missing)})" if missing else "")
+            + f", {len(extra)} predictions for other rows"
+            + (f" ({_names(extra)})" if extra else ""),
+            where=where,
+            fix="predict these rows again",
+        )
+    sizes = {len(found) for found in by_row.values()}
+    if len(sizes) > 1:
+        most = max(sizes)
+        uneven = [id for id, found in by_row.items() if len(found) < most]
+        raise RowCheckFailed(
+            f"{len(uneven)} rows have fewer than {most} answers", where=f"{where}: {_names(uneven)}"
+        )
+    stale = [e.id for e in examples for line in by_row[e.id] if line.get("gold") not in (None, e.answer)]
+    if stale:
+        raise RowCheckFailed(
+            f"{len(stale)} predictions were made for another gold answer", where=f"{where}: {_names(stale)}"
+        )
+    return by_row
+
+
+def _refuse_empty_gold(task: Task, golds: Sequence[Parsed], examples: Sequence[Example]) -> None:
+    """A perfect answer must score something: gold against itself."""
+    summed: dict[str, NDArray[np.float64]] = {}
+    for gold, example in zip(golds, examples, strict=True):
+        for name, count in task.counts(user_text(example), gold, gold).items():
+            summed[name] = summed.get(name, np.zeros(1)) + count
+    value = float(task.metrics()[task.headline](summed)[0])
+    if not value > 0:
+        raise RowCheckFailed(
+            f"gold count is 0: no gold value in {len(examples)} rows, so {task.headline} has nothing to find",
+            where=_where(examples),
+            fix="check that the answers are read as they are meant (data.columns, data.schema)",
+        )
+
+
+def _repeated(ids: Sequence[str]) -> list[str]:
+    return [id for id, times in Counter(ids).items() if times > 1]
+
+
+def _where(examples: Sequence[Example]) -> str:
+    return _names([example.source or example.id for example in examples])
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
