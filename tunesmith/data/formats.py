@@ -70,7 +70,7 @@ def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner
 
 
 def _parsed(path: Path) -> Iterator[tuple[str, Row | str]]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(map(bytes.rstrip, _lines(path)), 1):
         place = f"{path.name}:{number}"
         if not line.strip():
             continue

@@ -1,0 +1,133 @@
+"""Rows to Examples: the three formats, and every bad row listed by file and line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tunesmith.data.formats import Manner, read_file
+from tunesmith.data.split import split_rows
+from tunesmith.errors import AccessError, RowError
+from tunesmith.example import Example, Message
+
+ROW = {"instruction": "Extract.", "input": "Stage IV.", "output": {"stage": "IV", "gene": None}}
+
+
+def write(tmp_path: Path, *rows: object) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def refused(path: Path, manner: Manner | None = None) -> str:
+    with pytest.raises((RowError, AccessError)) as caught:
+        read_file(path, manner or Manner())
+    return str(caught.value)
+
+
+def test_instruction_rows(tmp_path: Path) -> None:
+    one = read_file(write(tmp_path, ROW), Manner())[0]
+    assert [(m.role, m.content, m.learned) for m in one.messages] == [
+        ("user", "Extract.\n\nStage IV.", False),
+        ("assistant", '{"stage": "IV", "gene": null}', True),
+    ]
+    assert (one.id, one.source) == ("rows.jsonl:1", "rows.jsonl:1")
+
+
+def test_instruction_as_system_prompt(tmp_path: Path) -> None:
+    one = read_file(write(tmp_path, ROW), Manner(system="Be brief.", instruction_role="system"))[0]
+    assert [(m.role, m.content) for m in one.prompt] == [
+        ("system", "Be brief.\n\nExtract."),
+        ("user", "Stage IV."),
+    ]
+
+
+def test_prompt_completion_and_messages(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
+    rows = read_file(
+        write(tmp_path, {"prompt": "p", "completion": "c", "doc_id": "d"}, {"messages": chat}),
+        Manner(system="S"),
+    )
+    assert [m.role for m in rows[0].messages] == ["system", "user", "assistant"] and rows[0].document == "d"
+    assert [m.learned for m in rows[1].messages] == [False, False, True, False, True]
+
+
+def test_unlabelled_rows_for_predict(tmp_path: Path) -> None:
+    rows = read_file(write(tmp_path, {"instruction": "Do."}, {"prompt": "p"}, ROW), Manner(labelled=False))
+    assert [row.answer for row in rows] == [None, None, None]
+
+
+def test_every_bad_row_is_listed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        ROW,
+        '{"instruction": ',
+        ["list"],
+        {"instruction": "x", "ouput": "y"},
+        ROW | {"output": 5},
+        ROW | {"output": " "},
+    )
+    with path.open("ab") as file:
+        file.write(b'{"instruction": "caf\xe9", "output": "x"}\n')
+    said = refused(path, Manner(format="instruction"))
+    assert "6 of 7 rows can't be used" in said
+    assert "rows.jsonl:2: broken JSON at character 17" in said
+    assert "rows.jsonl:3: a JSON object is needed, not a list" in said
+    assert "rows.jsonl:4: there is no column 'output'; is 'ouput' meant?" in said
+    assert "rows.jsonl:5: output has to be text or a JSON object, not a number" in said
+    assert "rows.jsonl:6: output is empty" in said
+    assert "rows.jsonl:7: not UTF-8" in said
+
+
+def test_a_format_that_is_nobodys(tmp_path: Path) -> None:
+    assert "no known format has the columns question, reply" in refused(
+        write(tmp_path, {"question": "a", "reply": "b"})
+    )
+
+
+def test_bad_turns(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "a"}
+    assert "the last turn is not the assistant's" in refused(write(tmp_path, {"messages": [user]}))
+    assert "turn 1 has the role 'human'" in refused(
+        write(tmp_path, {"messages": [{"role": "human", "content": "a"}]})
+    )
+
+
+def test_the_same_id_twice(tmp_path: Path) -> None:
+    assert "its id 'x' is rows.jsonl:1's too" in refused(
+        write(tmp_path, ROW | {"id": "x"}, ROW | {"id": "x"})
+    )
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "holds no rows" in refused(write(tmp_path))
+    write(tmp_path, ROW)
+    assert "did you mean" in refused(tmp_path / "row.jsonl")
+    assert "is a folder" in refused(tmp_path)
+    if os.geteuid():  # root reads everything
+        path = write(tmp_path, ROW)
+        path.chmod(0)
+        assert "may not be read" in refused(path)
+
+
+def examples(count: int, documents: int) -> list[Example]:
+    turns = (Message("user", "q"), Message("assistant", "a", True))
+    return [Example(str(i), turns, str(i % documents)) for i in range(count)]
+
+
+def test_split_keeps_documents_whole_and_is_a_function_of_the_seed() -> None:
+    rows = examples(300, 100)
+    parts = split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=1)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 210, "validation": 30, "test": 60}
+    sides = [{row.document for row in part} for part in parts.values()]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert parts == split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=1)
+    assert parts != split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=2)
+
+
+def test_split_that_leaves_nothing() -> None:
+    with pytest.raises(RowError, match="no test rows"):
+        split_rows(examples(3, 3), {"test": 0.1}, seed=0)
