@@ -74,7 +74,7 @@ def test_every_bad_row_is_listed(tmp_path: Path) -> None:
         file.write(b'{"instruction": "caf\xe9", "output": "x"}\n')
     said = refused(path, Manner(format="instruction"))
     assert "6 of 7 rows can't be used" in said
-    assert "rows.jsonl:2: broken JSON at character 17" in said
+    assert "rows.jsonl:2: broken JSON at character 16" in said
     assert "rows.jsonl:3: a JSON object is needed, not a list" in said
     assert "rows.jsonl:4: there is no column 'output'; is 'ouput' meant?" in said
     assert "rows.jsonl:5: output has to be text or a JSON object, not a number" in said
