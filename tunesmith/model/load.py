@@ -1,0 +1,314 @@
+"""From a folder of safetensors to a transformers model with frozen weights, tensor by tensor.
+
+The model is built on the meta device and filled as its tensors are read, each quantised on its way where the recipe
+says so: the peak is the model as it will lie there plus one tensor. Nothing is guessed: a missing, left over or
+misshapen tensor is an error, and so is a kind of model whose tensors would have to be converted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from tunesmith import console
+from tunesmith.base import Base
+from tunesmith.errors import ModelError
+from tunesmith.model.attention import register
+from tunesmith.model.lora import linears
+from tunesmith.model.weights import FrozenLinear, FrozenWeight, Nf4, quantized
+
+# buffers that old checkpoints carry although every model computes them
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
+# what bitsandbytes stores beside a packed weight
+_COMPANION = re.compile(
+    r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$"
+)
+# rotary angles that depend on the longest row of a batch: a row's loss would depend on its neighbours
+_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+def load_model(
+    base: Base,
+    *,
+    dtype: torch.dtype | str,
+    quantize: str = "none",
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
+    """The base, frozen, in evaluation mode, with our attention.
+
+    `dtype` is that of arithmetic and of all weights that aren't quantised; with `quantize` nf4 or int8 the linears of
+    the decoder layers become `FrozenLinear`s, while embeddings, norms and the head stay dense.
+    """
+    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    config = AutoConfig.from_pretrained(base.folder)
+    packed = _check_config(config, base, quantize)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers' is untyped
+            config, attn_implementation=register(), dtype=kind
+        )
+    tensors = _Tensors(base)
+    frozen = _fill(model, tensors, kind, quantize, packed, torch.device(device))
+    for name, weight in frozen.items():
+        _swap(model, name, weight)
+    model.tie_weights()
+    _rebuild_buffers(model, torch.device(device))
+    _check_whole(model, base)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    model.train(False)
+    return model
+
+
+class _Tensors:
+    """All tensors of the base's files by name; each is read when it is asked for."""
+
+    def __init__(self, base: Base) -> None:
+        self.folder = base.folder
+        self._file_of: dict[str, Any] = {}
+        index = base.folder / "model.safetensors.index.json"
+        listed: dict[str, str] | None = None
+        if index.is_file():
+            listed = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = (
+            sorted(set(listed.values()))
+            if listed
+            else [path.name for path in base.weight_files]
+        )
+        for name in names:
+            file = self._open(base.folder / name)
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                if listed is None and key in self._file_of:
+                    raise ModelError(
+                        f"two weight files hold {key}",
+                        where=str(base.folder),
+                        fix="remove one of them",
+                    )
+                if listed is None or listed.get(key) == name:
+                    self._file_of[key] = file
+        lacking = sorted(set(listed or ()) - set(self._file_of))
+        if lacking:
+            raise ModelError(
+                f"the weight files lack {lacking[0]} ({len(lacking)} such), which their index lists",
+                where=str(index),
+                fix="download it again",
+            )
+
+    @staticmethod
+    def _open(path: Path) -> Any:
+        try:
+            return safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ModelError(
+                f"the weight file can't be read: {error}",
+                where=str(path),
+                fix="download it again",
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        return tensor
+
+    def companions(self, name: str) -> dict[str, Tensor]:
+        """`name` and what bitsandbytes stored beside it."""
+        return {
+            key: self.read(key)
+            for key in self._file_of
+            if key == name or key.startswith(f"{name}.")
+        }
+
+
+def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
+    """Whether the base is stored in NF4. Refuses what would be trained wrongly."""
+    where = str(base.folder / "config.json")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _BATCH_DEPENDENT_ROPE:
+        raise ModelError(
+            f"rotary angles of type {rope['rope_type']} depend on the longest row of a batch",
+            where=where,
+            fix="use a base with another rope_type (default, llama3, linear, yarn)",
+        )
+    stored = base.config.get("quantization_config")
+    if stored is None:
+        return False
+    method = stored.get("quant_method")
+    if (
+        method != "bitsandbytes"
+        or not stored.get("load_in_4bit")
+        or stored.get("bnb_4bit_quant_type") != "nf4"
+    ):
+        raise ModelError(
+            f"the base is stored quantised by {method}, which can't be trained",
+            where=where,
+            fix="use the base in 16 bit, with model.quantize: nf4 to save memory",
+        )
+    if quantize != "nf4":
+        raise ModelError(
+            "the base is stored in NF4", where=where, fix="set model.quantize: nf4"
+        )
+    del config.quantization_config
+    return True
+
+
+def _fill(
+    model: PreTrainedModel,
+    tensors: _Tensors,
+    dtype: torch.dtype,
+    how: str,
+    packed: bool,
+    device: torch.device,
+) -> dict[str, FrozenWeight]:
+    """Put every stored tensor into the model; returns the quantised weights of linears by the linear's name."""
+    wanted = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **_persistent_buffers(model),
+    }
+    in_layers = set(linears(model)) if how != "none" else set()
+    frozen: dict[str, FrozenWeight] = {}
+    left_over = []
+    tied = _tied(model)
+    with console.progress("load", total=len(tensors), unit="tensors") as bar:
+        for key in tensors:
+            bar.update()
+            if _COMPUTED.search(key) or (packed and _COMPANION.search(key)):
+                continue
+            name = _name_in(model, key, wanted)
+            if name is None:
+                left_over.append(key)
+                continue
+            owner, _, leaf = name.rpartition(".")
+            if packed and f"{key}.absmax" in tensors:
+                frozen[owner] = _of_shape(
+                    Nf4.stored(key, tensors.companions(key)), wanted[name], key
+                ).to(device)
+                continue
+            tensor = tensors.read(key)
+            if tensor.shape != wanted[name].shape:
+                raise ModelError(
+                    f"{key} is {list(tensor.shape)}, but config.json makes it {list(wanted[name].shape)}",
+                    where=str(tensors.folder),
+                    fix="the folder mixes two models: download it again",
+                )
+            if (
+                name in tied
+                and tied[name] in tensors
+                and not torch.equal(tensor, tensors.read(tied[name]))
+            ):
+                raise ModelError(
+                    f"{key} differs from {tied[name]}, although config.json ties them",
+                    where=str(tensors.folder),
+                    fix="set tie_word_embeddings to false in config.json",
+                )
+            tensor = (
+                tensor.to(device).to(dtype)
+                if tensor.is_floating_point()
+                else tensor.to(device)
+            )
+            if leaf == "weight" and owner in in_layers:
+                frozen[owner] = quantized(tensor, how)
+            else:
+                _put(model.get_submodule(owner), leaf, tensor)
+    if left_over:
+        raise ModelError(
+            f"{type(model).__name__} has no place for {left_over[0]} ({len(left_over)} such)",
+            where=str(tensors.folder),
+            fix="models whose tensors transformers converts on loading are not supported; "
+            "save it once with save_pretrained in the layout of its class",
+        )
+    return frozen
+
+
+def _tied(model: PreTrainedModel) -> dict[str, str]:
+    """Name -> the name whose tensor it shares, as config.json says."""
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return {}
+    keys = getattr(model, "_tied_weights_keys", None) or {}
+    return dict(keys) if isinstance(keys, dict) else {}
+
+
+def _name_in(model: PreTrainedModel, key: str, wanted: dict[str, Any]) -> str | None:
+    """A stored key's name in the model: itself, or behind the prefix that a headless checkpoint lacks."""
+    prefixed = f"{model.base_model_prefix}.{key}"
+    return key if key in wanted else prefixed if prefixed in wanted else None
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    stored = set(model.state_dict())
+    return {name: buffer for name, buffer in model.named_buffers() if name in stored}
+
+
+def _of_shape(weight: Nf4, wanted: Tensor, key: str) -> Nf4:
+    if weight.shape != tuple(wanted.shape):
+        raise ModelError(
+            f"{key} is {list(weight.shape)}, but config.json makes it {list(wanted.shape)}"
+        )
+    return weight
+
+
+def _put(module: nn.Module, leaf: str, tensor: Tensor) -> None:
+    if leaf in module._parameters:
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+    else:
+        setattr(module, leaf, tensor)
+
+
+def _swap(model: nn.Module, name: str, weight: FrozenWeight) -> None:
+    """The linear `name` becomes a FrozenLinear over `weight`, with the bias that was loaded into it."""
+    holder = model.get_submodule(name.rpartition(".")[0])
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    bias = None if linear.bias is None else linear.bias.detach()
+    setattr(holder, name.rpartition(".")[2], FrozenLinear(weight, bias))
+
+
+def _rebuild_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Buffers that no checkpoint holds (rotary frequencies) were made on the meta device: make their owners again."""
+    for name, module in list(model.named_modules()):
+        own = dict(module.named_buffers(recurse=False))
+        if not any(buffer.is_meta for buffer in own.values()):
+            continue
+        config = getattr(module, "config", None)
+        if config is None or list(module.parameters()):
+            raise ModelError(
+                f"{name} ({type(module).__name__}) computes buffers in a way that tunesmith doesn't know"
+            )
+        fresh = type(module)(config)
+        for leaf, buffer in fresh.named_buffers(recurse=False):
+            module.register_buffer(
+                leaf,
+                buffer.to(device),
+                persistent=leaf not in module._non_persistent_buffers_set,
+            )
+
+
+def _check_whole(model: nn.Module, base: Base) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    missing = [name for name, tensor in tensors if tensor.is_meta]
+    if missing:
+        raise ModelError(
+            f"the base has no {missing[0]} ({len(missing)} such)",
+            where=str(base.folder),
+            fix="download it again, or use a base whose files hold all of its tensors",
+        )
