@@ -1,0 +1,71 @@
+# make demo          the quickstart: rows to a tuned, proved, merged model and its report, in a few minutes on two cores
+# make test          all tests that need Python packages only
+# make test-system   tests that need a browser (installs chromium where it may)
+# make check         ruff and mypy
+#
+# PYTHON=python3.12      another Python (3.11 to 3.13) for the environment
+# VENV=.venv             another place for it
+# TORCH_SPEC, PIP_ARGS   another torch, or other arguments of pip (say, PyTorch's index of CPU builds)
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PIP_ARGS ?=
+
+# torch goes in before anything that depends on it, so that this is the build that stays
+ifeq ($(shell command -v nvidia-smi),)
+TORCH_SPEC ?= torch==2.13.0
+else
+TORCH_SPEC ?= torch>=2.11
+endif
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+.PHONY: demo test test-system test-slow check format clean help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+
+# one stamp for each set of extras: nothing is installed again while pyproject.toml is the same
+$(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "tunesmith needs Python 3.11 to 3.13; make PYTHON=python3.12 …" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH_SPEC)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.serve $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.base
+	$(PIP) -e ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.serve
+	$(BIN)/tunesmith run recipes/quickstart.yaml
+	@echo "report: $(CURDIR)/runs/quickstart/report/report.html"
+
+# a thread a process: the tests' models are too small to share
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+test-system: $(VENV)/.test
+	scripts/install_browser
+	TUNESMITH_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m system
+
+check: $(VENV)/.dev $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet || { echo "make format" >&2; exit 1; }
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
