@@ -20,9 +20,7 @@ def m(z: int) -> int:
     return z ^ z >> 31
 
 
-def keeps(
-    p: float, seed: int, step: int, row: int, position: int, module: str, feature: int
-) -> bool:
+def keeps(p: float, seed: int, step: int, row: int, position: int, module: str, feature: int) -> bool:
     """The docstring's rule in plain Python."""
     key = m(m(m(m(seed) + step) + row) + position) >> 32 | 1
     name = m(int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "little"))
@@ -69,9 +67,7 @@ def test_bits_are_pinned() -> None:
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
 def test_rule_equals_its_description(p: float) -> None:
     for seed, step in [(0, 0), (12345678901234567890, 7), (3, 10**7)]:
-        keys = token_keys(
-            seed, step, torch.tensor([4, 4, 399_999]), torch.tensor([0, 1, 131_071])
-        )
+        keys = token_keys(seed, step, torch.tensor([4, 4, 399_999]), torch.tensor([0, 1, 131_071]))
         kept = keep_mask(keys, feature_factors("x.y", 40), Dropout(p).threshold)
         told = [
             [keeps(p, seed, step, r, t, "x.y", j) for j in range(40)]
@@ -141,13 +137,11 @@ def test_draws_end_with_their_block() -> None:
         assert never.keys is None  # p = 0 costs nothing
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_the_same_bits() -> None:
     rows, positions = torch.arange(1000) // 10, torch.arange(1000) % 10
     factors, threshold = feature_factors("a", 256), Dropout(0.1).threshold
-    there = keep_mask(
-        token_keys(1, 2, rows.cuda(), positions.cuda()), factors.cuda(), threshold
-    )
+    there = keep_mask(token_keys(1, 2, rows.cuda(), positions.cuda()), factors.cuda(), threshold)
     assert torch.equal(
         there.cpu(),
         keep_mask(token_keys(1, 2, rows, positions), factors, threshold).bool(),

@@ -1,1 +1,1 @@
-"""One training step's mathematics, behind one protocol: `protocol`; `reference` (any decoder); `memory` (the planner)."""
+"""One training step's mathematics behind one protocol: `reference` (any decoder), `memory` (the planner)."""

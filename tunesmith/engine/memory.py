@@ -1,0 +1,280 @@
+"""The planner: how many tokens go through the model together, and which layers recompute, so that the card is full
+and never over. Arithmetic on config.json and row lengths; no torch, and nothing that happens to be free is asked.
+
+Bytes per token and layer are those that autograd keeps in the reference engine (b bytes a number, H hidden, F ffn):
+    two norms           2 · (4 H in fp32 + b H, the input of the linears)
+    attention           b (2 Q + 2 K): q, k after rotation, v, output;  4 a head for the softmax
+    gated feed-forward  4 b F: gate, silu(gate), up, and their product
+    adapters            b r for each; dropout masks are drawn again, dense weights made again: nothing
+For Llama-3.1-8B in bf16: 185 kB. A layer that recomputes keeps its input, b H. The first layers recompute: when their
+turn comes in the backward, the later ones have let go of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from tunesmith.engine.plan import MicroBatchPlan
+from tunesmith.errors import ModelError, OutOfRoom
+from tunesmith.recipe import Recipe, Train
+
+GIB = 1 << 30
+CPU_TOKENS = 4096  # on a CPU more tokens at once gain nothing
+_STEPS_LOOKED_AT = 64
+_CONTEXT = 0.75 * GIB  # CUDA's own and the libraries' workspaces, which a card's total includes
+_USABLE = 0.94  # the rest goes to fragments between blocks of the allocator
+_HEAD_CHUNK = 256 << 20  # fp32 logits of a chunk, as in head.py
+_BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1}
+# relative speeds that decide between more micro-batches and more recomputation (seconds; an H200, order of magnitude)
+_PER_FLOP, _PER_WEIGHT_BYTE, _LAUNCHES = 1 / 450e12, 1 / 1.5e12, 1.7e-3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model and a recipe decides how much memory a step takes."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    queries: int  # heads × head dimension
+    keys: int  # key heads × head dimension
+    vocabulary: int
+    tied: bool
+    bytes: int  # of a number in activations and dense weights
+    quantize: str
+    rank: int
+    trained: int  # numbers
+    full: bool
+    optimizer: str
+
+    @classmethod
+    def of(
+        cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None, width: int | None = None
+    ) -> Shape:
+        """From config.json; `trained` where the caller has counted."""
+        try:
+            hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+            head_dim = int(config.get("head_dim") or hidden // heads)
+            shape = cls(
+                layers=int(config["num_hidden_layers"]),
+                hidden=hidden,
+                ffn=int(config["intermediate_size"]),
+                heads=heads,
+                queries=heads * head_dim,
+                keys=int(config.get("num_key_value_heads") or heads) * head_dim,
+                vocabulary=int(config["vocab_size"]),
+                tied=bool(config.get("tie_word_embeddings", False)),
+                bytes=4 if recipe.model.dtype == "float32" else 2,
+                quantize=recipe.model.quantize,
+                rank=recipe.tune.rank if recipe.tune.method == "lora" else 0,
+                trained=0,
+                full=recipe.tune.method == "full",
+                optimizer=recipe.train.optimizer,
+            )
+        except KeyError as missing:
+            raise ModelError(
+                f"config.json has no {missing}, so the memory of a step can't be planned",
+                fix="use a decoder of the Llama kind (Llama, Mistral, Qwen2, Qwen3, ...)",
+            ) from None
+        return replace(
+            shape, trained=shape._trained(recipe.tune.target_modules) if trained is None else trained
+        )
+
+    def _trained(self, targets: str | Sequence[str]) -> int:
+        if self.full:
+            return self.layers * self.layer_weights + self.outer_weights
+        named = [n for n in self.linears if targets == "all" or n in targets]
+        return self.layers * self.rank * sum(sum(self.linears[name]) for name in named)
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of a layer's linears."""
+        h, f, q, k = self.hidden, self.ffn, self.queries, self.keys
+        return {
+            "q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h),
+            "gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h),
+        }  # fmt: skip
+
+    @cached_property
+    def layer_weights(self) -> int:
+        """Numbers in the linears of one layer."""
+        return sum(a * b for a, b in self.linears.values())
+
+    @property
+    def outer_weights(self) -> int:
+        """Numbers in embedding and head."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def weights(self) -> float:
+        """Bytes of the base."""
+        per_weight = _BYTES_PER_WEIGHT.get(self.quantize, self.bytes)
+        return self.layers * self.layer_weights * per_weight + self.outer_weights * self.bytes
+
+    @property
+    def state(self) -> float:
+        """Bytes of trained numbers, gradients and optimiser."""
+        masters = 0 if self.full and self.bytes == 4 else 4  # a full fp32 model is its own master
+        return self.trained * (masters + 4 + _OPTIMIZER_BYTES[self.optimizer])
+
+    @property
+    def working(self) -> float:
+        """Bytes that one product and one chunk of the head need for a moment, whatever the tokens."""
+        largest = max(a * b for a, b in self.linears.values())
+        image = {"nf4": self.bytes + 4 / 64, "int8": 4 + self.bytes}.get(self.quantize, 0) * largest
+        head = _HEAD_CHUNK * (1 + self.bytes / 4) + (4 * self.outer_weights if self.full else 0)
+        return image + head
+
+    @property
+    def kept(self) -> int:
+        """Bytes that a layer keeps per token for its backward."""
+        b = self.bytes
+        norms = 2 * (4 + b) * self.hidden
+        return (
+            norms
+            + b * (2 * self.queries + 2 * self.keys)
+            + 4 * self.heads
+            + 4 * b * self.ffn
+            + 7 * b * self.rank
+        )
+
+    @property
+    def passing(self) -> int:
+        """Bytes per token that one layer's backward and the ends of the stream need for a moment."""
+        b = self.bytes
+        return (4 * b + 1) * self.ffn + 12 * b * self.hidden
+
+    def per_token(self, recomputed: int) -> int:
+        """Bytes per token with the first `recomputed` layers recomputing."""
+        again = self.kept if recomputed == self.layers else 0
+        held = (self.layers - recomputed) * self.kept + recomputed * self.bytes * self.hidden
+        return held + again + self.passing
+
+    def peak(self, tokens: int, recomputed: int) -> float:
+        """Predicted bytes in torch's allocator."""
+        return self.weights + self.state + self.working + tokens * self.per_token(recomputed)
+
+    def fits(self, budget: float, recomputed: int) -> int:
+        """The most tokens whose peak is within `budget` bytes; 0 when there is no room at all."""
+        return max(0, int((budget - self.peak(0, recomputed)) // self.per_token(recomputed)))
+
+    def seconds(self, tokens: int, recomputed: int) -> float:
+        """Rough time of one micro-batch, to compare plans with."""
+        passes = 2 + recomputed / self.layers
+        computing = tokens * passes * 2 * (self.layers * self.layer_weights) * _PER_FLOP
+        launching = self.layers * _LAUNCHES * passes / 2
+        images = (
+            0.0
+            if self.quantize == "none"
+            else passes * self.layers * self.layer_weights * 2.5 * _PER_WEIGHT_BYTE
+        )
+        return max(computing, launching) + images
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the recipe asks for: usable bytes (None: a CPU, where speed decides), and how rows travel."""
+
+    usable: float | None
+    total_gib: float | None
+    rows: int | None
+    recompute: str
+    padded: bool
+    batch: int
+
+    @classmethod
+    def of(cls, train: Train, card: int | None) -> Budget:
+        """`card` is the accelerator's total memory in bytes (None on a CPU)."""
+        total = float(train.memory) * GIB if train.memory != "auto" else card
+        rows = None if train.micro_batch == "auto" else train.micro_batch
+        return cls(
+            usable=None if total is None else total * _USABLE - _CONTEXT,
+            total_gib=None if total is None else total / GIB,
+            rows=rows,
+            recompute=train.recompute,
+            padded=not train.packing,
+            batch=train.batch,
+        )
+
+
+def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatchPlan:
+    """The fastest plan within the budget; raises OutOfRoom when the longest row (or `micro_batch` rows) can't fit."""
+    longest = sorted(lengths, reverse=True)[: budget.rows or 1]
+    needed = longest[0] * len(longest) if budget.padded else sum(longest)
+    choices = {"none": [0], "full": [shape.layers], "auto": list(range(shape.layers + 1))}[budget.recompute]
+    if budget.usable is None:
+        recomputed = choices[0]
+        tokens = max(CPU_TOKENS, needed)
+        return _plan(shape, budget, tokens, recomputed, "a CPU: a fixed number of tokens")
+    possible = [k for k in choices if shape.fits(budget.usable, k) >= needed]
+    if not possible:
+        raise _no_room(shape, budget, choices[-1], needed)
+    if budget.rows is not None:
+        return _plan(shape, budget, needed, possible[0], "train.micro_batch is given")
+    steps = _some_steps(lengths, budget.batch)
+    largest = max(sum(step) for step in steps)
+
+    def cost(k: int) -> float:
+        trial = MicroBatchPlan(
+            tokens=shape.fits(budget.usable or 0, k), rows=None, recompute=(), padded=budget.padded
+        )
+        parts = [[step[i] for i in part] for step in steps for part in trial.split(step)]
+        return sum(shape.seconds(max(p) * len(p) if budget.padded else sum(p), k) for p in parts)
+
+    best = min(possible, key=lambda k: (cost(k), k))
+    tokens = shape.fits(budget.usable, best)
+    why = (
+        "all rows of a step at once"
+        if largest <= tokens
+        else "fewer layers recompute than with more tokens at once"
+    )
+    return _plan(
+        shape, budget, tokens, best, why if best or largest <= tokens else "nothing needs recomputing"
+    )
+
+
+def _plan(shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str) -> MicroBatchPlan:
+    gib = None if budget.usable is None else (shape.peak(tokens, recomputed) + _CONTEXT) / GIB
+    size = f"{budget.rows} rows" if budget.rows else f"up to {tokens:,} tokens"
+    layers = "no layer recomputes" if recomputed == 0 else f"{recomputed} of {shape.layers} layers recompute"
+    room = "" if gib is None else f", {gib:.1f} of {budget.total_gib:.1f} GiB"
+    return MicroBatchPlan(
+        tokens=None if budget.rows else tokens,
+        rows=budget.rows,
+        recompute=("full",) * recomputed + ("none",) * (shape.layers - recomputed),
+        padded=budget.padded,
+        gib=None if gib is None else round(gib, 2),
+        note=f"{size} in a micro-batch, {layers}{room} ({why})",
+    )
+
+
+def _some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """Row lengths of some steps, spread over the data set whatever its order."""
+    n = len(lengths)
+    stride = next(p for p in (7919, 7907, 7901, 1) if p == 1 or n % p)
+    count = min(_STEPS_LOOKED_AT, max(1, n // batch))
+    return [[int(lengths[(s * batch + i) * stride % n]) for i in range(min(batch, n))] for s in range(count)]
+
+
+def _no_room(shape: Shape, budget: Budget, recomputed: int, needed: int) -> OutOfRoom:
+    what = (
+        f"{budget.rows} longest rows ({needed:,} tokens)"
+        if budget.rows
+        else f"longest row ({needed:,} tokens)"
+    )
+    gib = (shape.peak(needed, recomputed) + _CONTEXT) / _USABLE / GIB
+    fixes = ["train.micro_batch: auto"] if budget.rows else []
+    fixes += ["train.recompute: auto"] if budget.recompute == "none" else []
+    fixes += ["model.quantize: nf4"] if shape.quantize == "none" and not shape.full else []
+    fixes += ["tune.method: lora"] if shape.full else []
+    fixes += ["a smaller data.max_length with data.overlong: drop", "a card with more memory"]
+    return OutOfRoom(
+        f"the {what} would take about {gib:.1f} GiB, and there are {budget.total_gib:.1f}",
+        where="train.memory",
+        fix=", or ".join(fixes),
+    )

@@ -1,0 +1,77 @@
+"""The stored decision how a step's rows go through the model. No torch: `check` plans without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchPlan:
+    """Which rows travel together and which layers recompute: decided once, stored in the Run, reused on resume.
+
+    Either `tokens` (a budget per micro-batch) or `rows` (a count). `padded`: a micro-batch costs rows × longest.
+    `recompute` says "none" or "full" per layer; `note` says why; `gib` is the predicted peak (None: not known).
+    """
+
+    tokens: int | None
+    rows: int | None
+    recompute: tuple[str, ...]
+    padded: bool = False
+    gib: float | None = None
+    note: str = ""
+
+    def split(self, lengths: Sequence[int]) -> list[list[int]]:
+        """The indices of one step's rows, by micro-batch. A pure function of `lengths` and the plan."""
+        if self.rows is not None:
+            return [
+                list(range(i, min(i + self.rows, len(lengths)))) for i in range(0, len(lengths), self.rows)
+            ]
+        assert self.tokens is not None
+        longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        if self.padded:
+            return self._rectangles(longest_first, lengths, self.tokens)
+        for count in range(max(1, -(-sum(lengths) // self.tokens)), len(lengths) + 1):
+            bins = self._even(longest_first, lengths, count)
+            if count == len(lengths) or max(sum(lengths[i] for i in b) for b in bins) <= self.tokens:
+                return [sorted(b) for b in bins]
+        return []
+
+    @staticmethod
+    def _even(longest_first: list[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+        """Each row, the longest first, into the emptiest of `count` bins."""
+        bins: list[list[int]] = [[] for _ in range(count)]
+        load = [0] * count
+        for i in longest_first:
+            emptiest = load.index(min(load))
+            bins[emptiest].append(i)
+            load[emptiest] += lengths[i]
+        return bins
+
+    @staticmethod
+    def _rectangles(longest_first: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+        """Neighbours in length share a rectangle of at most `tokens` cells (a longer row stands alone)."""
+        bins: list[list[int]] = []
+        for i in longest_first:
+            if bins and lengths[bins[-1][0]] * (len(bins[-1]) + 1) <= tokens:
+                bins[-1].append(i)
+            else:
+                bins.append([i])
+        return bins
+
+    def to_json(self) -> dict[str, Any]:
+        """For the Run folder."""
+        return {
+            "tokens": self.tokens,
+            "rows": self.rows,
+            "recompute": list(self.recompute),
+            "padded": self.padded,
+            "gib": self.gib,
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> MicroBatchPlan:
+        """What `to_json` wrote."""
+        return cls(**{**stored, "recompute": tuple(stored["recompute"])})
