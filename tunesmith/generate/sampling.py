@@ -1,0 +1,71 @@
+"""Which token comes next: the likeliest, or a draw that depends on nothing but (seed, prompt, sample, position).
+
+The random number of a draw is a hash of these four, so that neither the other answers in the batch nor the number of
+slots can change it. The hash is Chris Wellons' lowbias32 (nullprogram.com/blog/2018/07/31), chained: h ← mix(h ⊕ word).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B
+_SPREAD = 0x9E3779B9  # 2^32 / golden ratio: neighbouring words start far apart
+
+
+def stream_key(seed: int, prompt: int, sample: int) -> int:
+    """32 bits that name the random numbers of one answer."""
+    key = 0
+    for word in (seed, seed >> 32, prompt, sample):
+        key = _mix_int(key ^ ((word + 1) * _SPREAD & _LOW))
+    return key
+
+
+def uniform(keys_N: Tensor, positions_N: Tensor) -> Tensor:
+    """fp64 [N] in [0, 1): the draw at a position of each answer. Both int64; positions count the answer's tokens."""
+    state = _mix(keys_N ^ ((positions_N + 1) * _SPREAD & _LOW))
+    high, low = _mix(state ^ 0x55555555), _mix(state ^ 0x33333333)
+    return ((high >> 5).double() * 2**26 + (low >> 6).double()) / 2**53
+
+
+def choose(
+    logits_NV: Tensor, temperature: float, top_p: float, keys_N: Tensor, positions_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row, int64 [N], and its ln p under the model at temperature 1, [N]."""
+    if logits_NV.dtype in (torch.float16, torch.bfloat16):
+        logits_NV = logits_NV.float()
+    if temperature == 0:
+        chosen_N = logits_NV.argmax(-1)
+    else:
+        chosen_N = _draw((logits_NV / temperature).softmax(-1), top_p, uniform(keys_N, positions_N))
+    picked_N = logits_NV.gather(1, chosen_N[:, None])[:, 0]
+    return chosen_N, picked_N - logits_NV.logsumexp(-1)
+
+
+def _draw(p_NV: Tensor, top_p: float, uniform_N: Tensor) -> Tensor:
+    if top_p < 1:
+        sorted_NV, order_NV = p_NV.sort(stable=True, dim=-1, descending=True)
+        before_NV = sorted_NV.cumsum(-1) - sorted_NV
+        p_NV = torch.zeros_like(p_NV).scatter(1, order_NV, sorted_NV.where(before_NV < top_p, 0))
+    # in the order of ids, not of probability: two near ties that swap places then move no other token's share
+    sums_NV = p_NV.double().cumsum(-1)
+    target_N1 = uniform_N[:, None] * sums_NV[:, -1:]
+    return torch.searchsorted(sums_NV, target_N1, right=True)[:, 0].clamp_(max=p_NV.shape[1] - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """lowbias32 on int64 tensors that hold 32 bits."""
+    x = x ^ (x >> 16)
+    x = x * _FIRST & _LOW
+    x = x ^ (x >> 15)
+    x = x * (_SECOND - 2**32) & _LOW  # the same product mod 2^32, without overflow of 63 bits
+    return x ^ (x >> 16)
+
+
+def _mix_int(x: int) -> int:
+    x ^= x >> 16
+    x = x * _FIRST & _LOW
+    x ^= x >> 15
+    x = x * _SECOND & _LOW
+    return x ^ (x >> 16)
