@@ -34,12 +34,11 @@ def again(name: str, runs_dir: Path, stage: str) -> dict[str, Any]:
 def _outcome(folder: Run) -> dict[str, Any]:
     headline = folder.read_json(folder.report / "report.json").get("headline")
     if headline:
-        difference = headline["difference"]
+        by = headline["difference"]
         console.say(
-            f"{headline['metric']}: base {headline['base']:.3f}, tuned {headline['tuned']:.3f}, "
-            f"difference {difference['value']:+.3f} (95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}, "
-            f"n = {headline['n']})"
+            f"{headline['metric']}: base {headline['base']:.3f}, tuned {headline['tuned']:.3f} (n = {headline['n']})"
         )
+        console.say(f"difference: {by['value']:+.3f} (95 % interval {by['low']:+.3f} to {by['high']:+.3f})")
         console.say(f"report: {folder.report / 'report.html'}")
     done = [name for name in NAMES if folder.inputs_of(name)]
     console.say(f"run: {folder.path} ({', '.join(done)})")
