@@ -60,13 +60,29 @@ def paired_difference(
     first: Counts, second: Counts, documents: Sequence[str], metric: Metric, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """`metric(second) - metric(first)` on the same rows, the same documents drawn for both."""
-    names, by_first = _sum_by_document(first, documents)
-    names_second, by_second = _sum_by_document(second, documents)
-    drawn = metric(_as_counts(names_second, _draw(by_second, draws, seed)))
-    drawn = drawn - metric(_as_counts(names, _draw(by_first, draws, seed)))
-    whole = metric(_as_counts(names_second, by_second.sum(axis=0, keepdims=True)))
-    whole = whole - metric(_as_counts(names, by_first.sum(axis=0, keepdims=True)))
-    return _interval(whole[0], drawn, len(documents))
+    return paired_differences(first, second, documents, {"it": metric}, draws, seed)["it"]
+
+
+def paired_differences(
+    first: Counts,
+    second: Counts,
+    documents: Sequence[str],
+    metrics: Mapping[str, Metric],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`paired_difference` of each metric."""
+    sides = []
+    for counts in (first, second):
+        names, by_document = _sum_by_document(counts, documents)
+        whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
+        sides.append((whole, _as_counts(names, _draw(by_document, draws, seed))))
+    (whole, drawn), (whole_second, drawn_second) = sides
+    n = len(documents)
+    return {
+        name: _interval((metric(whole_second) - metric(whole))[0], metric(drawn_second) - metric(drawn), n)
+        for name, metric in metrics.items()
+    }
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:

@@ -231,13 +231,13 @@ _MEANING = {
     "schema_valid": "share of answers that are a JSON object which fits the schema",
     "parse_rate": "share of answers with a JSON object, alone or behind a fence or a few words",
     "parse_rate_bare": "share of answers that are a JSON object and nothing else",
-    "missed": "share of gold values answered by null, or by an answer that can't be parsed",
-    "wrong": "share of gold values answered by another value, or only partly",
-    "hallucinated": "share of gold nulls answered by a value",
+    "missed": "share of gold values answered by null, or by an answer that can't be parsed; lower is better",
+    "wrong": "share of gold values answered by another value, or only partly; lower is better",
+    "hallucinated": "share of gold nulls answered by a value; lower is better",
     "grounded_words": "share of words of predicted values that stand in the input",
     "grounded_values": "share of predicted values that stand in the input as a whole",
-    "gold_grounded_words": "the same for the gold answers: what a perfect model would reach",
-    "gold_grounded_values": "the same for the gold answers: what a perfect model would reach",
+    "gold_grounded_words": "the same for the gold answers: what a perfect model reaches",
+    "gold_grounded_values": "the same for the gold answers: what a perfect model reaches",
     "exact": "share of the field's gold values answered by equal JSON",
 }
 

@@ -43,7 +43,7 @@ class _Object(dict[str, Any]):
         return made
 
     def plain(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in self.items()}
+        return {_writable(key): _plain(value) for key, value in self.items()}
 
     def problems(self) -> tuple[str, ...]:
         return tuple(f"schema: key {key!r} is given twice" for key in self.twice)
@@ -52,7 +52,14 @@ class _Object(dict[str, Any]):
 def _plain(value: Any) -> Any:
     if isinstance(value, _Object):
         return value.plain()
+    if isinstance(value, str):
+        return _writable(value)
     return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _writable(text: str) -> str:
+    """JSON can spell half a surrogate pair ("\\ud83d"), which no file takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _no_constant(name: str) -> Any:

@@ -54,7 +54,7 @@ def user_text(example: Example) -> str:
 
 
 def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
-    """The parsed gold answers. RowCheckFailed where one is missing, can't be parsed or has keys that the schema lacks."""
+    """The parsed gold answers. RowCheckFailed where one is missing, can't be parsed or has keys unknown to the task."""
     if not examples:
         raise RowCheckFailed("there are no rows to score", fix="give data.test or data.validation rows")
     repeated = _repeated([example.id for example in examples])
@@ -89,7 +89,7 @@ def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
 
 
 def score_predictions(path: Path, examples: Sequence[Example], task: Task) -> Scored:
-    """Counts of every row of `examples` from the JSON lines in `path` (id, answer, gold, …). Answers are parsed anew."""
+    """Counts of every row of `examples` from the JSON lines in `path` (id, answer, …); answers are parsed anew."""
     return score_answers(read_predictions(path), examples, task, where=str(path))
 
 

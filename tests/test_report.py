@@ -1,0 +1,317 @@
+"""The report of a made-up run: what it says, what it must never say, and that planted errors are found in it."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from tiny_run import guess, recipe, reports, write_curves, write_predictions, write_run
+
+from tunesmith.errors import RowCheckFailed
+from tunesmith.evaluate import floors
+from tunesmith.evaluate.examples import mistakes, worst
+from tunesmith.evaluate.report import write_report
+from tunesmith.evaluate.score import build, load_systems, score_file
+from tunesmith.proof import Proof
+from tunesmith.statistics import Interval
+from tunesmith.tasks import make_task
+from tunesmith.view import figures
+from tunesmith.view.scored import chosen, run_decoding, scored_rows
+from tunesmith.view.series import best, gaps, load_series
+
+TRAIN, TEST = reports(60, seed=1, name="train"), reports(45, seed=2, name="test")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose 45 test rows have been answered by a good tuned and a bad base model."""
+    made = write_run(tmp_path / "tiny", TRAIN, test=TEST)
+    fill(made, TEST)
+    write_curves(made)
+    made.prove(Proof("terminator_learned", True, 1.0, 1.0, "share of <rows> in which it is a target"))
+    return made
+
+
+def fill(run, rows):
+    rng = random.Random(3)
+    write_predictions(run.predictions / "tuned.jsonl", rows, [guess(row, rng, 0.85) for row in rows])
+    write_predictions(run.predictions / "base.jsonl", rows, [guess(row, rng, 0.2) for row in rows])
+    task = make_task("auto", None, [row.answer for row in TRAIN])
+    for name, answers in (
+        ("majority", floors.majority(task, TRAIN, rows)),
+        ("nearest", floors.nearest(TRAIN, rows)),
+    ):
+        lines = "".join(line + "\n" for line in floors.as_lines(answers, rows))
+        (run.predictions / f"{name}.jsonl").write_text(lines)
+
+
+class Tags(HTMLParser):
+    """Counts of open tags, and every address."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.seen = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        if tag not in ("meta", "br", "img", "link", "path", "use", "rect"):
+            self.open.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        if tag not in ("path", "use", "rect"):
+            assert self.open.pop() == tag
+
+
+# ---- report.json
+
+
+def test_report_json_is_as_documented(run):
+    write_report(recipe(), run)
+    content = json.loads((run.report / "report.json").read_text())
+    headline = content["headline"]
+    assert headline["metric"] == "item_f1"
+    assert headline["n"] == content["rows"] == 45
+    assert content["documents"] == 23
+    assert headline["difference"]["value"] == pytest.approx(headline["tuned"] - headline["base"])
+    assert headline["difference"]["low"] < headline["difference"]["value"] < headline["difference"]["high"]
+    assert list(content["scores"]) == ["tuned", "base", "majority", "nearest"]
+    tuned = content["scores"]["tuned"]["item_f1"]
+    assert tuned["value"] == headline["tuned"]
+    assert tuned["low"] < tuned["value"] < tuned["high"]
+    assert tuned["n"] == 45
+    assert content["selected_on_scored_rows"] is False
+    assert content["schema_version"] == 1
+    assert content["mcnemar"]["only_tuned"] > content["mcnemar"]["only_base"]
+    seen, unseen = sorted(content["slices"], key=lambda one: one["value"])
+    assert (seen["rows"], seen["small"], unseen["rows"], unseen["small"]) == (30, False, 15, True)
+    assert "NaN" not in (run.report / "report.json").read_text()
+
+
+def test_same_run_gives_the_same_bytes(run):
+    write_report(recipe(), run)
+    before = {path.name: path.read_bytes() for path in run.report.iterdir()}
+    write_report(recipe(), run)
+    assert before == {path.name: path.read_bytes() for path in run.report.iterdir()}
+
+
+def test_slices_and_fields_add_up(run):
+    content = write_report(recipe(), run)
+    for field in ("site", "treatment", "stage"):
+        assert f"item_f1:{field}" in content["scores"]["tuned"]
+    table = content["tables"]["tuned"][0]
+    at = {name: i for i, name in enumerate(table["columns"])}
+    for row in table["rows"]:
+        assert row[at["gold values"]] == sum(row[at[name]] for name in ("match", "partly", "wrong", "missed"))
+        assert row[at["gold values"]] + row[at["gold nulls"]] == (135 if row[0] == "all fields" else 45)
+
+
+@pytest.mark.parametrize(
+    "split, says", [("validation", "also chose the checkpoint"), ("test", "chose nothing")]
+)
+def test_first_line_says_whether_the_rows_chose_the_checkpoint(tmp_path, split, says):
+    made = write_run(tmp_path / "tiny", TRAIN, **{split: TEST})
+    fill(made, TEST)
+    content = write_report(recipe(), made)
+    assert content["selected_on_scored_rows"] is (split == "validation")
+    assert says in (made.report / "report.md").read_text().split("\n")[0]
+    body = (made.report / "report.html").read_text().split("<main>")[1]
+    first = re.sub(r"<[^>]+>", "", body.split("</p>")[0]) if split == "validation" else body.split("</p>")[0]
+    assert says in first
+
+
+def test_exported_systems_are_scored_and_stale_ones_left_out(run, capsys):
+    rng = random.Random(0)
+    write_predictions(run.predictions / "merged.jsonl", TEST, [guess(row, rng, 0.85) for row in TEST])
+    write_predictions(run.predictions / "old.jsonl", TEST[:7], [guess(row, rng, 0.85) for row in TEST[:7]])
+    content = write_report(recipe(), run)
+    assert list(content["scores"])[-1] == "merged"
+    assert "item_f1" in content["differences"]["merged"]
+    assert "old is left out" in capsys.readouterr().err
+
+
+def test_missing_predictions_of_tuned_stop_the_report(run):
+    write_predictions(run.predictions / "tuned.jsonl", TEST[1:], [row.answer for row in TEST[1:]])
+    with pytest.raises(RowCheckFailed, match="test-0"):
+        write_report(recipe(), run)
+    assert not (run.report / "report.json").exists()
+
+
+def test_likelihood_is_summed_first_and_divided_once(run):
+    run.report.mkdir()
+    nll = [float(i + 1) for i in range(45)]
+    lines = [
+        {"id": row.id, "bytes": 10 * (i + 1), "tokens": i + 1, "nll": {"base": 2 * nll[i], "tuned": nll[i]}}
+        for i, row in enumerate(TEST)
+    ]
+    (run.report / "likelihood.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = write_report(recipe(), run)["scores"]
+    assert scores["tuned"]["bits_per_byte"]["value"] == pytest.approx(0.1 / np.log(2))
+    assert scores["base"]["perplexity"]["value"] == pytest.approx(np.exp(2))
+    assert "perplexity" not in scores["nearest"]
+
+
+# ---- report.html and report.md
+
+
+def test_html_needs_no_network_is_well_formed_and_escapes_texts(run):
+    answers = [row.answer for row in TEST]
+    answers[0] = '{"stage": "<script>alert(1)</script> \\ud83d & <img src=x>"}'
+    write_predictions(run.predictions / "tuned.jsonl", TEST, answers)
+    write_report(recipe(), run)
+    text = (run.report / "report.html").read_text()
+    tags = Tags(text)
+    assert tags.open == []
+    assert "script" not in tags.seen and "img" not in tags.seen and "link" not in tags.seen
+    assert all(address.startswith("#") for address in tags.addresses)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "&lt;script&gt;alert(1)" in text
+    assert "prefers-color-scheme: dark" in text and "@media print" in text and "width=device-width" in text
+
+
+def test_redacted_page_and_json_and_md_quote_no_row(run):
+    write_report(recipe(), run, redact=True)
+    page = (run.report / "report.html").read_text()
+    for name in ("report.html", "report.json", "report.md"):
+        text = (run.report / name).read_text()
+        assert "osimertinib" not in text and "Metastasis" not in text, name
+    assert "Scores" in page
+    write_report(recipe(), run)
+    assert "osimertinib" in (run.report / "report.html").read_text()
+
+
+def test_planted_errors_are_found(run):
+    answers = [json.loads(row.answer) for row in TEST]
+    planted = [i for i, answer in enumerate(answers) if answer["stage"] == "IV"][:4]
+    for i in planted:
+        answers[i]["stage"] = "IB"
+    worst_row = next(i for i, answer in enumerate(answers) if answer["site"] is None and i not in planted)
+    answers[worst_row] = {"site": "pancreas", "treatment": "aspirin", "stage": "0"}
+    write_predictions(run.predictions / "tuned.jsonl", TEST, [json.dumps(answer) for answer in answers])
+    task = make_task("auto", None, [row.answer for row in TRAIN])
+    systems = load_systems(run.predictions, TEST, task)
+    shown = worst(systems)
+    assert shown[0].id == f"test-{worst_row}"
+    assert {row.id for row in shown[1:5]} == {f"test-{i}" for i in planted}
+    verdicts = {detail.field: detail.verdict for detail in shown[0].details["tuned"]}
+    assert verdicts == {"site": "hallucinated", "treatment": "wrong", "stage": "wrong"}
+    found = [(one.field, one.gold, one.predicted, one.times) for one in mistakes(systems)]
+    assert found == [("stage", "IV", "IB", 4)]
+
+
+def test_proofs_and_curves_are_shown(run):
+    write_report(recipe(), run)
+    page = (run.report / "report.html").read_text()
+    assert "terminator_learned" in page and "share of &lt;rows&gt;" in page
+    assert page.count("<svg") == 4
+    assert "training and validation loss" in page
+    assert "terminator_learned" in (run.report / "report.md").read_text()
+
+
+def test_text_rows_have_a_report_too(tmp_path):
+    rows = [type(row)(row.id, row.messages, row.document) for row in TEST]
+    made = write_run(tmp_path / "tiny", TRAIN, test=rows)
+    fill(made, rows)
+    content = write_report(recipe(evaluate={"task": "text"}), made)
+    assert content["headline"]["metric"] == "word_f1"
+    assert Tags((made.report / "report.html").read_text()).open == []
+
+
+def test_one_predictions_file_can_be_scored_alone(run):
+    task = make_task("auto", None, [row.answer for row in TRAIN])
+    whole = build(load_systems(run.predictions, TEST, task))
+    alone = score_file(run.predictions / "tuned.jsonl", task)
+    assert alone["headline"]["tuned"] == whole["headline"]["tuned"]
+
+
+def test_scoring_and_report_need_no_torch(tmp_path):
+    code = (
+        "import sys, tunesmith.evaluate.report, tunesmith.view.figures, tunesmith.view.scored\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- floors, rows, decoding
+
+
+def test_nearest_row_is_copied_and_reads_other_scripts():
+    rows = reports(30, seed=5)
+    assert floors.nearest(rows, rows[10:13]) == [row.answer for row in rows[10:13]]
+    text = ["ಮಾನವ ಕುಟುಂಬದ ಎಲ್ಲಾ", "ಹಕ್ಕು ಸ್ವಾತಂತ್ರ್ಯ"]
+    turns = [type(rows[0].messages[0])("user", one) for one in text]
+    train = [type(row)(row.id, (turn, row.messages[1])) for row, turn in zip(rows, turns, strict=False)]
+    asked = type(rows[0])("q", (type(turns[0])("user", "ಹಕ್ಕು"), rows[0].messages[1]))
+    assert floors.nearest(train, [asked]) == [train[1].answer]
+
+
+def test_rows_are_chosen_by_hash_and_test_comes_before_validation(tmp_path):
+    made = write_run(tmp_path / "tiny", TRAIN, test=TEST, validation=TRAIN[:5])
+    found = scored_rows(recipe(evaluate={"rows": 10}), made)
+    assert (found.split, found.selected, len(found.examples)) == ("test", False, 10)
+    assert [example.id for example in found.examples] == [TEST[i].id for i in chosen(45, 10, 0)]
+    assert chosen(45, 10, 0) != chosen(45, 10, 1)
+    assert chosen(45, "all", 0) == list(range(45))
+    assert run_decoding(recipe(), made).max_tokens > max(len(row.answer) for row in TEST)
+
+
+# ---- series and figures
+
+
+def test_series_pass_over_a_torn_line_and_give_the_gap(run):
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 125, "lo')
+    series = load_series(run)
+    assert series["loss"].steps[-1] == 120
+    assert len(series["validation_loss"].steps) == 6
+    found = gaps(series)
+    assert [gap.step for gap in found] == [20, 40, 60, 80, 100, 120]
+    recent = [v for s, v in zip(series["loss"].steps, series["loss"].values, strict=True) if 100 < s <= 120]
+    assert found[-1].training == pytest.approx(sum(recent) / len(recent))
+    assert found[-1].gap == pytest.approx(found[-1].validation - found[-1].training)
+    assert best(series)[1] == min(series["validation_loss"].values)
+
+
+def test_figures_are_valid_svg_in_the_page_colour_and_png(run, tmp_path):
+    series = load_series(run)
+    first = figures.svg(figures.loss_curves(series), "loss")
+    assert first == figures.svg(figures.loss_curves(series), "loss")
+    ElementTree.fromstring(first.replace("xlink:href", "href"))
+    assert "currentColor" in first and figures.INK not in first
+    second = figures.svg(
+        figures.intervals({"tuned": {"item_f1": Interval(0.5, 0.4, 0.6, 9)}}, ["item_f1"]), "scores"
+    )
+    ids = re.findall(r'id="([^"]+)"', first) + re.findall(r'id="([^"]+)"', second)
+    assert len(ids) == len(set(ids))
+    figures.png(figures.step_curves(series), tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.system
+def test_a_browser_renders_the_page(run, tmp_path):
+    from PIL import Image
+
+    write_report(recipe(), run)
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser, "install chromium"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    )
+    flags += f"--disable-component-update --disable-sync --user-data-dir={tmp_path / 'profile'} --window-size=1100,1600"
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [browser, *flags.split(), f"--screenshot={shot}", (run.report / "report.html").as_uri()],
+        check=True, timeout=120, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True,
+    )  # fmt: skip
+    assert len(Image.open(shot).convert("RGB").getcolors(1 << 24) or []) > 50

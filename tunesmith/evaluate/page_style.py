@@ -1,0 +1,56 @@
+"""The report's style sheet: one column, light and dark, print, phone. No fonts or files from anywhere."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2126; --soft: #5d6873; --line: #dfe3e8; --paper: #ffffff; --panel: #f5f7f9;
+  --good: #00795a; --bad: #b34700; --grey: #6b7580; --tuned: #2f86c6; --warn: #fff4d6; --warn-ink: #6b4c00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #9aa5b0; --line: #323a43; --paper: #14181d;
+  --panel: #1c2229; --good: #3cc79c; --bad: #f59a5c; --grey: #8b95a0; --tuned: #6db5ea; --warn: #3a2f12;
+  --warn-ink: #f2d58a; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Noto Sans", sans-serif; }
+main { max-width: 1020px; margin: 0 auto; padding: 24px 20px 64px; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 18px 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 44px 0 10px; padding-top: 14px; border-top: 1px solid var(--line); }
+h3 { font-size: 0.95rem; margin: 22px 0 6px; }
+p, ul { margin: 6px 0 10px; } .lead { color: var(--soft); } .note { color: var(--soft); font-size: 0.86rem; }
+.warning { background: var(--warn); color: var(--warn-ink); padding: 10px 14px; border-radius: 8px; margin: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin: 18px 0 14px; }
+.card { background: var(--panel); border-radius: 10px; padding: 14px 16px; }
+.card .label { color: var(--soft); font-size: 0.82rem; } .card .value { font-size: 1.9rem; line-height: 1.25;
+  font-variant-numeric: tabular-nums; font-weight: 600; } .card.tuned .value { color: var(--tuned); }
+.card .range { color: var(--soft); font-size: 0.82rem; font-variant-numeric: tabular-nums; }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; font-size: 0.86rem; margin: 14px 0; }
+dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anywhere; }
+code, pre, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: 0.86em; }
+.scroll { overflow-x: auto; margin: 8px 0 10px; }
+table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; min-width: 60%; }
+th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid var(--line); vertical-align: baseline; }
+th { font-weight: 600; color: var(--soft); white-space: nowrap; } thead th { border-bottom: 1.5px solid var(--soft); }
+th:first-child, td:first-child { text-align: left; padding-left: 2px; } table.text th, table.text td { text-align: left;
+  overflow-wrap: break-word; } tbody tr:last-child td { border-bottom: none; }
+td small { display: block; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
+td .what { display: block; color: var(--soft); font-size: 0.78rem; max-width: 30em; white-space: normal; }
+table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-top: 1.5px solid var(--soft); }
+.match, .passed { color: var(--good); } .wrong, .hallucinated, .failed { color: var(--bad); font-weight: 600; }
+.missed, .partly { color: var(--bad); } .null { color: var(--grey); }
+.tag { display: inline-block; padding: 0 7px; border-radius: 9px; background: var(--panel); font-size: 0.78rem;
+  margin-left: 6px; white-space: nowrap; }
+details { border: 1px solid var(--line); border-radius: 8px; margin: 8px 0; padding: 0 14px; }
+details[open] { padding-bottom: 10px; } summary { cursor: pointer; padding: 8px 0; }
+details details { border: none; padding: 0; margin: 4px 0; } details details summary { color: var(--soft);
+  font-size: 0.86rem; padding: 4px 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); border-radius: 6px; padding: 10px 12px;
+  margin: 4px 0; } .text-in { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.9rem; margin: 6px 0; }
+mark { background: none; color: inherit; border-bottom: 2px solid var(--good); }
+mark.given { border-bottom-color: var(--bad); }
+figure { margin: 12px 0; overflow-x: auto; } figure svg { display: block; height: auto; min-width: 600px; }
+figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
+footer { color: var(--soft); font-size: 0.82rem; margin-top: 48px; }
+@media (max-width: 560px) { main { padding: 14px 12px 40px; } dl.facts { grid-template-columns: 1fr; gap: 0; }
+  dl.facts dd { margin-bottom: 6px; } th, td { padding: 4px 7px; } h1 { font-size: 1.35rem; } }
+@media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #f3f3f3; }
+  main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, tr, details { break-inside: avoid; }
+  body { font-size: 10.5pt; } .scroll { overflow: visible; } }
+"""

@@ -1,0 +1,81 @@
+"""Which rows of a Run are scored, by which task, decoded how: the same for evaluate, export and predict. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from tunesmith.errors import RowCheckFailed
+from tunesmith.example import Example
+from tunesmith.generate.protocol import Decoding
+from tunesmith.recipe import Recipe
+from tunesmith.rows import Rows
+from tunesmith.run import Run
+from tunesmith.tasks import Task, make_task
+from tunesmith.tasks.schema import load_schema
+
+
+class ScoredRows(NamedTuple):
+    """The rows of a report, in the order of their file."""
+
+    split: str
+    """test, or validation where the recipe has no test rows."""
+    numbers: list[int]
+    """Places in the split."""
+    examples: list[Example]
+    rows: Rows
+    selected: bool
+    """These rows also chose the checkpoint (the best one is kept by validation loss)."""
+
+
+def scored_rows(recipe: Recipe, run: Run) -> ScoredRows:
+    """data.test, else data.validation; the first `evaluate.rows` of them after a seeded shuffle."""
+    split = next((name for name in ("test", "validation") if Rows.exists(run.data, name)), None)
+    if split is None:
+        raise RowCheckFailed(
+            "there are no rows to score",
+            where=str(run.data),
+            fix="give data.test or data.validation, or set some of data.train aside: data.split.validation: 0.1",
+        )
+    rows = Rows.open(run.data, split)
+    numbers = chosen(len(rows), recipe.evaluate.rows, recipe.evaluate.decoding.seed)
+    return ScoredRows(split, numbers, [rows.example(i) for i in numbers], rows, split == "validation")
+
+
+def chosen(total: int, wanted: int | str, seed: int) -> list[int]:
+    """`wanted` of `total` numbers, drawn by a hash (the same on every machine and version), ascending."""
+    if wanted == "all" or int(wanted) >= total:
+        return list(range(total))
+    shuffled = sorted(range(total), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+    return sorted(shuffled[: int(wanted)])
+
+
+def run_task(recipe: Recipe, run: Run) -> Task:
+    """The recipe's task; what the schema does not say is inferred from the training answers."""
+    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
+    return make_task(recipe.evaluate.task, schema, training_answers(run))
+
+
+def training_answers(run: Run) -> list[str]:
+    """Answers of the training rows."""
+    return [
+        example.answer for example in Rows.open(run.data, "train").examples() if example.answer is not None
+    ]
+
+
+def run_decoding(recipe: Recipe, run: Run) -> Decoding:
+    """evaluate.decoding with `max_tokens: auto` resolved: a quarter over the longest known answer, plus 16."""
+    decoding = recipe.evaluate.decoding
+    known = [
+        Rows.open(run.data, split)
+        for split in ("train", "validation", "test")
+        if Rows.exists(run.data, split)
+    ]
+    longest = max(int(rows.learned_counts.max()) for rows in known)
+    return Decoding(
+        max_tokens=longest * 5 // 4 + 16 if decoding.max_tokens == "auto" else decoding.max_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        seed=decoding.seed,
+        samples=decoding.samples,
+    )

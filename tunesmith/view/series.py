@@ -1,0 +1,78 @@
+"""Curves of a run, read from metrics.jsonl and timing.jsonl, while it trains or afterwards. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith.run import Run
+
+
+class Series(NamedTuple):
+    """A figure over optimiser steps; only the steps at which it was written."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+class Gap(NamedTuple):
+    """Validation loss beside the training loss since the validation before it. A growing gap is overfitting."""
+
+    step: int
+    training: float | None
+    validation: float
+
+    @property
+    def gap(self) -> float | None:
+        """Validation minus training, in nats per token."""
+        return None if self.training is None else self.validation - self.training
+
+
+def load_series(run: Run) -> dict[str, Series]:
+    """Every numeric key of the two files, by name; empty before the first logged step."""
+    made: dict[str, Series] = {}
+    for line in read_lines(run.metrics_file) + read_lines(run.timing_file):
+        for name, value in line.items():
+            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            series = made.setdefault(name, Series(name, [], []))
+            series.steps.append(line["step"])
+            series.values.append(float(value))
+    return made
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file that may still be growing: a torn last line is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[
+        :-1
+    ]  # what follows the last "\n" is still being written
+    return [json.loads(line) for line in whole if line]
+
+
+def gaps(series: dict[str, Series]) -> list[Gap]:
+    """One for each validation; training loss is the mean of the logged ones since the validation before."""
+    if "validation_loss" not in series:
+        return []
+    training = series.get("loss", Series("loss", [], []))
+    made, after = [], 0
+    for step, validation in zip(
+        series["validation_loss"].steps, series["validation_loss"].values, strict=True
+    ):
+        pairs = zip(training.steps, training.values, strict=True)
+        recent = [value for at, value in pairs if after < at <= step]
+        made.append(Gap(step, sum(recent) / len(recent) if recent else None, validation))
+        after = step
+    return made
+
+
+def best(series: dict[str, Series]) -> tuple[int, float] | None:
+    """Step and value of the lowest validation loss; the first of equals, as training keeps it."""
+    if "validation_loss" not in series:
+        return None
+    found = series["validation_loss"]
+    at = min(range(len(found.values)), key=lambda i: (found.values[i], i))
+    return found.steps[at], found.values[at]
