@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import TunesmithError
-from tunesmith.tasks import Detail, Golds, Metric, Parsed, Sums, Table
 from tunesmith.tasks.json_answer import read_object
 from tunesmith.tasks.normalise import is_null, items, leaves, words
+from tunesmith.tasks.protocol import Detail, Golds, Metric, Parsed, Sums, Table
 from tunesmith.tasks.schema import SchemaChecker, fields_of, infer_schema
 
 # Counts of a field in a row. gold, given: 1 where there is a value; both together are match, partly or wrong.

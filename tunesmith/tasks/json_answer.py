@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from tunesmith.tasks import Parsed
+from tunesmith.tasks.protocol import Parsed
 
 _FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
 _TRIES = 20  # bracketed phrases before the object that are looked into

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import RowCheckFailed, TunesmithError
 from tunesmith.example import Example, Message
-from tunesmith.tasks import Parsed, Task
+from tunesmith.tasks.protocol import Parsed, Task
 
 _NAMED = 5  # rows that a message lists
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tunesmith.tasks import Detail, Metric, Parsed, Table
 from tunesmith.tasks.normalise import words
+from tunesmith.tasks.protocol import Detail, Metric, Parsed, Table
 
 
 class TextTask:
