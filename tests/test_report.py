@@ -34,7 +34,6 @@ def run(tmp_path):
     """A run whose 45 test rows have been answered by a good tuned and a bad base model."""
     made = write_run(tmp_path / "tiny", TRAIN, test=TEST)
     fill(made, TEST)
-    write_curves(made)
     made.prove(Proof("terminator_learned", True, 1.0, 1.0, "share of <rows> in which it is a target"))
     return made
 
@@ -100,6 +99,7 @@ def test_report_json_is_as_documented(run):
 
 
 def test_same_run_gives_the_same_bytes(run):
+    write_curves(run)
     write_report(recipe(), run)
     before = {path.name: path.read_bytes() for path in run.report.iterdir()}
     write_report(recipe(), run)
@@ -211,6 +211,7 @@ def test_planted_errors_are_found(run):
 
 
 def test_proofs_and_curves_are_shown(run):
+    write_curves(run)
     write_report(recipe(), run)
     page = (run.report / "report.html").read_text()
     assert "terminator_learned" in page and "share of &lt;rows&gt;" in page
@@ -270,6 +271,7 @@ def test_rows_are_chosen_by_hash_and_test_comes_before_validation(tmp_path):
 
 
 def test_series_pass_over_a_torn_line_and_give_the_gap(run):
+    write_curves(run)
     with run.metrics_file.open("a") as file:
         file.write('{"step": 125, "lo')
     series = load_series(run)
@@ -284,6 +286,7 @@ def test_series_pass_over_a_torn_line_and_give_the_gap(run):
 
 
 def test_figures_are_valid_svg_in_the_page_colour_and_png(run, tmp_path):
+    write_curves(run)
     series = load_series(run)
     first = figures.svg(figures.loss_curves(series), "loss")
     assert first == figures.svg(figures.loss_curves(series), "loss")
@@ -302,6 +305,7 @@ def test_figures_are_valid_svg_in_the_page_colour_and_png(run, tmp_path):
 def test_a_browser_renders_the_page(run, tmp_path):
     from PIL import Image
 
+    write_curves(run)
     write_report(recipe(), run)
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert browser, "install chromium"
