@@ -19,7 +19,10 @@ from tunesmith.train.state import State
 
 def save(checkpoints: Checkpoints, step: int, best: int | None = None, size: int = 50) -> Path:
     flat = torch.arange(2 * size, dtype=torch.float32) + step
-    weights = {"a": flat[:size].view(5, -1), "b": flat[size:]}  # views of one buffer, as FlatParameters has them
+    weights = {
+        "a": flat[:size].view(5, -1),
+        "b": flat[size:],
+    }  # views of one buffer, as FlatParameters has them
     return checkpoints.save(State(step=step, loss_sum=0.1 + step).to_json(), {"weights": weights}, best)
 
 
@@ -36,7 +39,11 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_only_safetensors_and_json_are_written(tmp_path: Path) -> None:
     folder = save(Checkpoints(tmp_path, run="r", keep=2), 1)
-    assert sorted(path.name for path in folder.iterdir()) == ["MANIFEST.json", "state.json", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "MANIFEST.json",
+        "state.json",
+        "weights.safetensors",
+    ]
     assert b"pickle" not in (folder / "weights.safetensors").read_bytes()
 
 

@@ -72,7 +72,10 @@ class Checkpoints:
         try:
             temporary.mkdir()
             for name, content in tensors.items():
-                save_file({key: value.contiguous() for key, value in content.items()}, temporary / f"{name}.safetensors")
+                save_file(
+                    {key: value.contiguous() for key, value in content.items()},
+                    temporary / f"{name}.safetensors",
+                )
             _write_json(temporary / STATE, state)
             files = {path.name: _described(path) for path in sorted(temporary.iterdir())}
             _write_json(
@@ -160,7 +163,10 @@ def _described(path: Path) -> dict[str, int | str]:
     """Size and sha256, after the file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -186,4 +192,6 @@ def _sync(folder: Path) -> None:
 def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
-    return any(f"os error {number})" in str(error) for number in _FULL)  # safetensors gives the number as text only
+    return any(
+        f"os error {number})" in str(error) for number in _FULL
+    )  # safetensors gives the number as text only

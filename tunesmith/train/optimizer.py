@@ -22,7 +22,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 def clip(gradient: Tensor, limit: float | None) -> Tensor:
     """Scales the flat gradient in place to a norm of at most `limit`; returns its norm before, 0-d, on the device."""
-    norm = torch.linalg.vector_norm(gradient)
+    norm: Tensor = torch.linalg.vector_norm(gradient)
     if limit is not None:
         gradient.mul_(torch.clamp(limit / (norm + 1e-6), max=1.0))  # always multiplied: no branch, no sync
     return norm
@@ -118,7 +118,7 @@ def _make(kind: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             fix="pip install bitsandbytes, or train.optimizer: adamw",
         ) from error
     paged = kind == "paged_adamw_8bit"
-    adamw: torch.optim.Optimizer = bitsandbytes.optim.AdamW(
+    adamw: torch.optim.Optimizer = bitsandbytes.optim.AdamW(  # type: ignore[attr-defined, no-untyped-call]  # no types there
         groups, lr=0.0, betas=BETAS, eps=EPSILON, optim_bits=8, is_paged=paged
     )
     return adamw

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks the loop to stop at the next step boundary, the second ends the process at once."""
+"""SIGTERM and Ctrl-C: the first asks the loop to stop after the step, the second ends the process at once."""
 
 from __future__ import annotations
 

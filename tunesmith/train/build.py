@@ -1,0 +1,80 @@
+"""From the recipe to an engine: the base with what is trained on it, and the stored micro-batch plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tunesmith import console
+from tunesmith.base import Base
+from tunesmith.engine.protocol import Engine, MicroBatchPlan
+from tunesmith.engine.reference import ReferenceEngine
+from tunesmith.errors import RecipeError, SetupError
+from tunesmith.model.adapter import load_adapter
+from tunesmith.model.load import load_model
+from tunesmith.model.lora import adapters, add_lora
+from tunesmith.recipe import Recipe, Tune
+from tunesmith.run import Run
+
+
+def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedModel:
+    """Loads the base and puts what is trained on it."""
+    dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+    console.note(f"loading {base.name} ({recipe.model.dtype}, quantize: {recipe.model.quantize}) on {device}")
+    model = load_model(base, dtype=dtype, quantize=recipe.model.quantize, device=device)
+    if recipe.tune.method == "full":
+        model.requires_grad_(True)
+    elif recipe.tune.from_adapter:
+        load_adapter(model, Path(recipe.tune.from_adapter), dropout=recipe.tune.dropout)
+        _require_same_shape(
+            recipe.tune, [(layer.rank, layer.alpha, layer.rslora) for layer in adapters(model)]
+        )
+    else:
+        add_lora(model, recipe.tune, recipe.seed)
+    return model
+
+
+def choose_engine(recipe: Recipe, model: PreTrainedModel) -> Engine:
+    """The engine that the recipe names; auto says which and why."""
+    if recipe.train.engine == "fused":
+        raise SetupError(
+            "the fused engine is not available yet", where="train.engine", fix="set train.engine: auto"
+        )
+    if recipe.train.engine == "auto":
+        console.note("engine: reference (the fused one is not available yet)")
+    return ReferenceEngine(model, recipe)
+
+
+def _require_same_shape(tune: Tune, found: list[tuple[int, float, bool]]) -> None:
+    """An adapter keeps its own rank and scaling; the recipe may not say otherwise."""
+    for rank, alpha, rslora in found:
+        if (rank, alpha, rslora) != (tune.rank, tune.alpha, tune.rslora):
+            raise RecipeError(
+                f"the adapter has rank {rank}, alpha {alpha:g}, rslora {str(rslora).lower()}; the recipe says "
+                f"{tune.rank}, {tune.alpha:g}, {str(tune.rslora).lower()}",
+                where="tune.from_adapter",
+                fix=f"set tune.rank: {rank}, tune.alpha: {alpha:g}, tune.rslora: {str(rslora).lower()}",
+            )
+
+
+def stored_plan(
+    recipe: Recipe, run: Run, engine: Engine, lengths: NDArray[np.int64]
+) -> tuple[MicroBatchPlan, bool]:
+    """The Run's plan, or a new one where there is none or the settings it was made for have changed.
+
+    Also says whether it is the stored one: another plan adds in another order.
+    """
+    made_for = recipe.train.model_dump(
+        mode="json", include={"batch", "micro_batch", "memory", "recompute", "packing", "engine"}
+    )
+    path = run.data / "plan.json"
+    stored = run.read_json(path)
+    if stored.get("made_for") == made_for:
+        return MicroBatchPlan.from_json(stored["plan"]), True
+    plan = engine.plan(lengths)
+    run.write_json(path, {"made_for": made_for, "plan": plan.to_json()})
+    return plan, False

@@ -1,0 +1,72 @@
+"""What bits depend on besides recipe and rows: device, threads, versions, kernels. Set, recorded, compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith import __version__
+
+
+def choose_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def set_up(*, deterministic: bool, threads: int | None) -> None:
+    """Fixes the number of CPU threads (that of the run's first start, where cores allow) and the choice of kernels."""
+    if threads is not None and threads <= len(os.sched_getaffinity(0)):
+        torch.set_num_threads(threads)
+    else:
+        torch.set_num_threads(
+            torch.get_num_threads()
+        )  # without this call the library may change it by itself
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+
+
+def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
+    """The record that a checkpoint carries."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "deterministic": deterministic,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "tunesmith": __version__,
+        **{name: version(name) for name in ("torch", "transformers", "bitsandbytes", "numpy")},
+    }
+
+
+def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why a resumed run may differ in its last bits from one that was never stopped; empty: it is exact."""
+    reasons = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    if now["cuda"] and not now["deterministic"]:
+        reasons.append("GPU kernels may add in another order (train.deterministic: true asks for one order)")
+    return reasons
+
+
+def _processor() -> str:
+    """The CPU's name: other kernels may be picked on another."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,120 @@
+"""What a run writes while it trains: metrics.jsonl (deterministic), timing.jsonl (not), TensorBoard.
+
+On resume all three are cut back to the resumed step, so a killed and resumed run leaves the same metrics.jsonl,
+byte for byte, as one that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+
+from tunesmith import console
+from tunesmith.run import Run, write_atomic
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+GIB = 2**30
+_CURVES = {
+    "loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "learning_rate": "learning_rate",
+    "gradient_norm": "gradient_norm",
+}
+
+
+class Log:
+    """`metrics(line)` once a logged step. Lines after step `keep` are dropped at the start."""
+
+    def __init__(self, run: Run, *, keep: int, device: torch.device) -> None:
+        self._device = device
+        self._metrics = _reopen(run.metrics_file, keep)
+        self._timing = _reopen(run.timing_file, keep)
+        self._board = _board(run.tensorboard, keep)
+        self._begin, self._tokens = time.monotonic(), 0
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metrics.close()
+        self._timing.close()
+        if self._board is not None:
+            self._board.close()
+
+    def start_clock(self, tokens: int) -> None:
+        """Time counts from here; `tokens` have been seen before."""
+        self._begin, self._tokens = time.monotonic(), tokens
+
+    def metrics(self, line: Mapping[str, Any]) -> float:
+        """Writes a line with `step`, and the time since the last one; returns tokens per second."""
+        _write(self._metrics, line)
+        seconds, tokens = time.monotonic() - self._begin, line["tokens"] - self._tokens
+        self._begin, self._tokens = time.monotonic(), line["tokens"]
+        speed: float = tokens / max(seconds, 1e-9)
+        timing = {"step": line["step"], "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)}
+        _write(
+            self._timing,
+            timing | {"memory_gib": round(peak_memory(self._device) / GIB, 3), "time": time.time()},
+        )
+        if self._board is not None:
+            for key, tag in _CURVES.items():
+                if line[key] is not None:
+                    self._board.add_scalar(tag, line[key], line["step"])
+            self._board.add_scalar("tokens_per_second", speed, line["step"])
+        return speed
+
+    def sync(self) -> None:
+        """Makes all lines durable: called before a checkpoint is published, which stands for them."""
+        for file in (self._metrics, self._timing):
+            file.flush()
+            os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that the accelerator held; on a CPU the most that the process did."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _write(file: TextIO, line: Mapping[str, Any]) -> None:
+    file.write(json.dumps(line, allow_nan=False) + "\n")
+    file.flush()
+
+
+def _reopen(path: Path, keep: int) -> TextIO:
+    """Opens for appending, after dropping lines beyond step `keep` and a torn last one."""
+    if path.exists():
+        kept = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= keep and line.endswith(b"\n"):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_atomic(path, b"".join(kept))
+    return path.open("a", encoding="utf-8")
+
+
+def _board(folder: Path, keep: int) -> SummaryWriter | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        console.note("no TensorBoard files: pip install tensorboard writes them")
+        return None
+    return SummaryWriter(str(folder), purge_step=keep + 1)

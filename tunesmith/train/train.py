@@ -1,0 +1,221 @@
+"""The stage: rows and a base become `adapter/`, metrics and proofs. The same call again goes on where it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunesmith import console
+from tunesmith.base import Base, resolve
+from tunesmith.engine.protocol import Engine
+from tunesmith.errors import OutOfRoom, RunChanged, Stopped
+from tunesmith.recipe import Recipe
+from tunesmith.rows import Rows
+from tunesmith.run import Run
+from tunesmith.train import adapter, environment, proofs, scaling
+from tunesmith.train.build import build_model, choose_engine, stored_plan
+from tunesmith.train.checkpoint import Checkpoint, Checkpoints
+from tunesmith.train.faults import room
+from tunesmith.train.log import Log
+from tunesmith.train.loop import Loop
+from tunesmith.train.optimizer import Optimizer
+from tunesmith.train.order import Order
+from tunesmith.train.probe import largest_micro_batch, probe
+from tunesmith.train.schedule import Schedule
+from tunesmith.train.signals import StopRequest
+from tunesmith.train.state import State
+from tunesmith.train.step import Stepper
+
+
+def train(recipe: Recipe, run: Run) -> None:
+    """Trains until the recipe's end. Raises Stopped (75) on a signal, OutOfRoom, NotFinite, ProofFailed."""
+    base = resolve(recipe.model)
+    rows = Rows.open(run.data, "train")
+    checkpoints = Checkpoints(run.checkpoints, run=_identity(rows, base), keep=recipe.train.keep)
+    checkpoints.clean()
+    adapter.clean(run)
+    found = checkpoints.newest()
+    state = State.from_json(found.state) if found else State()
+    if state.finished and adapter.is_current(run, _about(checkpoints, state)) and _proved(run):
+        console.note(f"training ended at step {state.step} already")
+        return
+    with room(lambda: "setting up", resumable=lambda: found is not None):
+        device = environment.choose_device()
+        environment.set_up(
+            deterministic=recipe.train.deterministic,
+            threads=found.state["environment"]["threads"] if found else None,
+        )
+        model = build_model(recipe, base, device)
+        engine = choose_engine(recipe, model)
+        with StopRequest() as stop:
+            if not state.finished:
+                _train(recipe, run, engine, rows, checkpoints, found, state, stop)
+            _finish(recipe, run, base, model, engine, rows, checkpoints, state)
+            if stop.signal:
+                raise Stopped(
+                    f"stopped by {stop.signal.name} after training had ended", fix="the same command goes on"
+                )
+
+
+def _train(
+    recipe: Recipe,
+    run: Run,
+    engine: Engine,
+    rows: Rows,
+    checkpoints: Checkpoints,
+    found: Checkpoint | None,
+    state: State,
+    stop: StopRequest,
+) -> None:
+    """From `found` (or the start) to the last step."""
+    settings, lengths = recipe.train, rows.lengths
+    device = engine.parameters.data.device
+    order = Order(
+        len(rows),
+        batch=settings.batch,
+        seed=recipe.seed,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+    )
+    schedule = Schedule.of(settings.schedule, settings.learning_rate, settings.warmup, order.steps)
+    if schedule.warmup >= order.steps > 1:
+        console.warn(
+            f"train.warmup: {schedule.warmup} steps of warm-up, but only {order.steps} steps in all: "
+            "the learning rate never falls"
+        )
+    plan, same_plan = stored_plan(recipe, run, engine, lengths)
+    engine.use(plan)
+    console.note(f"plan: {plan.note}")
+    optimizer = Optimizer(settings.optimizer, engine.parameters, weight_decay=settings.weight_decay)
+    now = environment.describe(device, deterministic=settings.deterministic)
+    history: list[dict[str, Any]] = []
+    if found:
+        if found.state["order_sha256"] != order.sha256(found.step):
+            raise RunChanged(
+                "the order of the rows is not the one this run was started with", where=str(run.data)
+            )
+        _read_weights(engine, found)
+        optimizer.load(found.tensors("optimizer"))
+        reasons = [] if same_plan else ["the micro-batch plan has changed"]
+        reasons += environment.why_inexact(found.state["environment"], now)
+        console.note(
+            f"resumed at step {found.step} (exact: {'no: ' + '; '.join(reasons) if reasons else 'yes'})"
+        )
+        history = [*found.state["resumes"], {"step": found.step, "exact": not reasons, "reasons": reasons}]
+    else:
+        scaling.start(state, recipe.model.dtype)
+        _prove_start(recipe, run, engine, rows, order)
+    largest = largest_micro_batch(order, plan, lengths)
+    with room(
+        lambda: (
+            f"the probe of the longest micro-batch: row lengths {sorted(int(lengths[n]) for n in largest)}"
+        ),
+        resumable=lambda: found is not None,
+    ):
+        probe(engine, rows, largest)
+    _require_disk(checkpoints, engine, optimizer)
+    stepper = Stepper(
+        engine=engine,
+        plan=plan,
+        rows=rows,
+        order=order,
+        schedule=schedule,
+        optimizer=optimizer,
+        clip=settings.clip,
+        state=state,
+        last_good=lambda: max(checkpoints.steps(), default=None),
+    )
+    validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
+    with Log(run, keep=state.step if state.closed else state.step - 1, device=device) as log:
+        record = {"environment": now, "resumes": history}
+        Loop(settings, run, stepper, validation, checkpoints, record, log, stop).train()
+
+
+def _finish(
+    recipe: Recipe,
+    run: Run,
+    base: Base,
+    model: nn.Module,
+    engine: Engine,
+    rows: Rows,
+    checkpoints: Checkpoints,
+    state: State,
+) -> None:
+    """The best checkpoint becomes `adapter/`, and what was written is proved."""
+    chosen = checkpoints.at(_chosen(checkpoints, state)) or checkpoints.newest()
+    if chosen is None:
+        raise OutOfRoom("no checkpoint is whole any more", where=str(checkpoints.folder), fix="train again")
+    _read_weights(engine, chosen)
+    adapter.write_adapter(recipe, run, base, model, engine.parameters, _about(checkpoints, state))
+    numbers = proofs.sample(rows, range(len(rows)))
+    if recipe.tune.method == "lora":
+        run.prove(proofs.adapter_has_effect(engine, model, rows, numbers))
+    run.prove(
+        proofs.adapter_reloads(
+            engine, rows, numbers, lambda: adapter.read_adapter(run, model, engine.parameters)
+        )
+    )
+    which = "lowest validation loss" if state.best_step else "last step"
+    console.note(f"adapter: step {chosen.step} ({which}) in {run.adapter.name}/")
+
+
+def _prove_start(recipe: Recipe, run: Run, engine: Engine, rows: Rows, order: Order) -> None:
+    dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+    numbers = proofs.sample(rows, order.numbers(1).tolist())
+    if len(numbers) > 1:
+        run.prove(proofs.packed_equals_unpacked(engine, rows, numbers, dtype))
+        run.prove(proofs.accumulation_is_exact(engine, rows, numbers, dtype))
+
+
+def _proved(run: Run) -> bool:
+    return any(proof["name"] == "adapter_reloads" and proof["passed"] for proof in run.proofs())
+
+
+def _read_weights(engine: Engine, checkpoint: Checkpoint) -> None:
+    """A checkpoint's weights into the flat buffer; RunChanged when names or shapes are another model's."""
+    saved, views = checkpoint.tensors("weights"), engine.parameters.views
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in views.items()}:
+        raise RunChanged(
+            "the checkpoint's weights are not those that the recipe trains",
+            where=str(checkpoint.folder),
+            fix="--fork starts another run beside it",
+        )
+    for name, view in views.items():
+        view.copy_(saved[name])
+
+
+def _chosen(checkpoints: Checkpoints, state: State) -> int:
+    """The best by validation loss; without validation rows the last."""
+    return state.best_step if state.best_step in checkpoints.steps() and state.best_step else state.step
+
+
+def _about(checkpoints: Checkpoints, state: State) -> dict[str, Any]:
+    return {
+        "run": checkpoints.run,
+        "step": _chosen(checkpoints, state),
+        "steps": state.step,
+        "validation_loss": state.best_loss,
+        "learned_tokens": state.learned_tokens,
+    }
+
+
+def _identity(rows: Rows, base: Base) -> str:
+    return hashlib.sha256(f"{rows.sha256} {base.fingerprint}".encode()).hexdigest()
+
+
+def _require_disk(checkpoints: Checkpoints, engine: Engine, optimizer: Optimizer) -> None:
+    """Room for two checkpoints, before hours are spent."""
+    tensors = [engine.parameters.data, *optimizer.tensors().values()]
+    need = 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    free = shutil.disk_usage(checkpoints.folder).free
+    if free < need:
+        raise OutOfRoom(
+            f"two checkpoints take {need / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+            where=str(checkpoints.folder),
+            fix="make room, or choose another --runs-dir",
+            resumable=bool(checkpoints.steps()),
+        )
