@@ -169,13 +169,11 @@ def test_a_call_that_would_attend_wrongly_is_refused() -> None:
     position, context = positions(LENGTHS), packed(LENGTHS)
     with pytest.raises(TypeError, match="without `attention=`"):
         model(input_ids=stream, position_ids=position, use_cache=False)
+    mask = torch.ones(1, 1, stream.shape[1], stream.shape[1], dtype=torch.bool)
     with pytest.raises(TypeError, match="attention_mask"):
-        mask = torch.ones(1, 1, stream.shape[1], stream.shape[1], dtype=torch.bool)
         model(input_ids=stream, attention_mask=mask, use_cache=False, attention=context)
+    cache = model(input_ids=stream, position_ids=position, use_cache=True, attention=context).past_key_values
     with pytest.raises(TypeError, match="use_cache=False"):
-        cache = model(
-            input_ids=stream, position_ids=position, use_cache=True, attention=context
-        ).past_key_values
         model(input_ids=stream, position_ids=position, past_key_values=cache, attention=context)
     with pytest.raises(ValueError, match="the documents have 28 tokens"):
         forward(model, stream, position, packed([7, 12, 9]))

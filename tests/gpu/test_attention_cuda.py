@@ -7,9 +7,10 @@ import itertools
 import pytest
 import torch
 
+from tunesmith.generate.cache import Decode, SlotCache
 from tunesmith.model.attention import Packed
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 LENGTHS = [300, 1, 17, 128, 513]
 
 
@@ -57,8 +58,6 @@ def test_mutants_are_caught() -> None:
 
 def test_slot_decode_equals_packed() -> None:
     """Decode over the cache on a card, fp32: the same attention as the last row of each document."""
-    from tunesmith.generate.cache import Decode, SlotCache
-
     torch.manual_seed(0)
     edges = [0, *itertools.accumulate(LENGTHS)]
     packed = Packed(torch.tensor(edges, dtype=torch.int32, device="cuda"), max(LENGTHS))

@@ -1,8 +1,8 @@
 """The generator: answers side by side in the slots of a static cache, new prompts admitted as slots fall free.
 
-The answers in progress always fill slots 0 to N-1: when one ends, the last moves into its place, so that a step works on
-exactly N rows and reads the cache as far as the longest of them. A step synchronises with the device once, to learn
-which answers ended.
+The answers in progress always fill slots 0 to N-1: when one ends, the last moves into its place, so that a step
+works on exactly N rows and reads the cache as far as the longest of them. A step synchronises with the device once, to
+learn which answers ended.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class _Session:
         stop_ids: frozenset[int],
     ) -> None:
         self.model, self.slots, self.waiting, self.decoding = model, slots, deque(waiting), decoding
+        self.stop_ids = stop_ids
         device = self.device = model.device
         key_heads, head_dim = head_shape(model.config)
         length = len(waiting[0].prompt) + decoding.max_tokens
@@ -121,7 +122,7 @@ class _Session:
 
     @torch.no_grad()
     def _admit(self) -> Tensor:
-        """Prefills as many waiting prompts as there are free slots (and tokens to spend); which of all slots are done."""
+        """Prefills waiting prompts into all free slots, within the token budget; which of all slots are done."""
         first, tokens = len(self.active), 0
         jobs: list[_Job] = []
         while self.waiting and first + len(jobs) < self.slots:
@@ -192,7 +193,6 @@ class _Session:
             return
         counts, logprobs = self.count[ended].tolist(), self.logprob[ended].tolist()
         written = self.written[ended].tolist()
-        stops = set(self.stops.tolist())
         results = []
         for slot, count, logprob, ids in zip(ended, counts, logprobs, written, strict=True):
             job = self.active[slot]
@@ -201,7 +201,7 @@ class _Session:
                     f"the model's output for prompt {job.index} is not finite",
                     fix="answer in model.dtype: bfloat16 or float32; float16 overflows on some models",
                 )
-            stopped = ids[count - 1] in stops
+            stopped = ids[count - 1] in self.stop_ids
             results.append(Generated(job.index, job.sample, ids[: count - stopped], stopped, logprob))
         self._compact(flags)
         yield from results

@@ -1,0 +1,300 @@
+"""The slot generator against transformers' own `generate` and full forward passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.generation import TopPLogitsWarper
+
+from tunesmith.errors import ModelError, NotFinite
+from tunesmith.generate import sampling, slots
+from tunesmith.generate.cache import Decode, Prefill, SlotCache
+from tunesmith.generate.protocol import Decoding, Generated
+from tunesmith.generate.slots import SlotGenerator
+from tunesmith.model.attention import ATTENTION, Packed, head_shape, register
+
+KINDS = ["llama", "mistral", "qwen2", "qwen3"]
+STOPS = frozenset(range(0, 96, 8))
+LENGTHS = [9, 1, 17, 4, 30, 4, 12, 23, 2, 8, 16, 5, 11]
+GREEDY = Decoding(max_tokens=12)
+
+
+def prompts() -> list[list[int]]:
+    torch.manual_seed(3)
+    return [torch.randint(3, 96, (length,)).tolist() for length in LENGTHS]
+
+
+def model_of(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return tiny(kind, dtype=dtype, attention=register())
+
+
+def in_order(answers: Iterable[Generated]) -> list[Generated]:
+    return sorted(answers, key=lambda answer: (answer.index, answer.sample))
+
+
+def answer_all(
+    model: PreTrainedModel, decoding: Decoding = GREEDY, count: int = 4, stops: frozenset[int] = STOPS
+) -> list[Generated]:
+    return in_order(SlotGenerator(model, slots=count).generate(prompts(), decoding, stops))
+
+
+def referee(model: PreTrainedModel, stops: frozenset[int] = STOPS) -> list[list[int]]:
+    """transformers, one prompt at a time, stop token included."""
+    model.set_attn_implementation("sdpa")
+    answers = []
+    for prompt in prompts():
+        ids = torch.tensor([prompt])
+        whole = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=GREEDY.max_tokens,
+            eos_token_id=sorted(stops),
+            pad_token_id=0,
+        )
+        answers.append(whole[0, len(prompt) :].tolist())
+    model.set_attn_implementation(ATTENTION)
+    return answers
+
+
+def agrees(answers: list[Generated], expected: list[list[int]]) -> bool:
+    return all(
+        answer.ids == (ids[:-1] if ids[-1] in STOPS else ids) and answer.stopped == (ids[-1] in STOPS)
+        for answer, ids in zip(answers, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_answers_are_those_of_transformers(kind: str) -> None:
+    model = model_of(kind)
+    expected = referee(model)
+    lengths = {len(ids) for ids in expected}
+    assert len(lengths) > 3 and GREEDY.max_tokens in lengths  # ragged ends, and some that were cut
+    for count in (1, 4, 20):
+        answers = answer_all(model, count=count)
+        assert [answer.index for answer in answers] == list(range(len(LENGTHS)))
+        assert agrees(answers, expected), f"{count} slots"
+
+
+def test_small_prefill_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    monkeypatch.setattr(slots, "PREFILL_TOKENS", 20)
+    assert agrees(answer_all(model), referee(model))
+
+
+def test_answers_come_as_they_end_and_first_token_may_end_them() -> None:
+    model = model_of("llama")
+    order = [a.index for a in SlotGenerator(model, slots=4).generate(prompts(), GREEDY, STOPS)]
+    assert sorted(order) == list(range(len(LENGTHS))) != order
+    (first,) = in_order(SlotGenerator(model).generate(prompts()[:1], GREEDY, frozenset(range(96))))
+    assert first.ids == [] and first.stopped
+    (cut,) = in_order(SlotGenerator(model).generate(prompts()[:1], Decoding(max_tokens=1), frozenset()))
+    assert len(cut.ids) == 1 and not cut.stopped
+    assert list(SlotGenerator(model).generate([], GREEDY, STOPS)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_probability_is_that_of_a_full_forward(kind: str) -> None:
+    model = model_of(kind, torch.float64)
+    expected = referee(model)
+    model.set_attn_implementation("sdpa")
+    exact = []
+    for prompt, ids in zip(prompts(), expected, strict=True):
+        logits = model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[
+            0, len(prompt) - 1 : -1
+        ]
+        exact.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item())
+    model.set_attn_implementation(ATTENTION)
+    answers = answer_all(model)
+    assert max(abs(answer.logprob - value) for answer, value in zip(answers, exact, strict=True)) < 1e-10
+
+
+def decoded_logits(model: PreTrainedModel, wrong: int = 0) -> float:
+    """Largest distance of logits from a full forward: prompts of 5 to 8 tokens into slots, then a token at a time."""
+    torch.manual_seed(4)
+    ids = torch.randint(3, 96, (3, 24))
+    starts = [8, 5, 6]
+    key_heads, head_dim = head_shape(model.config)
+    cache = SlotCache(2, 3, key_heads, 32, head_dim, torch.float64, torch.device("cpu"))
+    edges = torch.tensor([0, *itertools.accumulate(starts)], dtype=torch.int32)
+    places = torch.cat([torch.arange(start) for start in starts])
+    of = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor(starts))
+    stream = torch.cat([row[:start] for row, start in zip(ids, starts, strict=True)])
+
+    def call(tokens: Tensor, position: Tensor, attention: Any) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = model(
+                input_ids=tokens[None], position_ids=position[None], use_cache=False, attention=attention
+            ).logits[0]
+        return logits
+
+    prefill = call(stream, places, Prefill(cache, Packed(edges, 8), of, places))
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        exact = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation(ATTENTION)
+    worst = float((prefill - exact[of, places]).abs().max())
+    position = torch.tensor(starts)
+    for _ in range(16):
+        attention = Decode(cache, position + wrong, int(position.max()) + 1 + wrong)
+        logits = call(ids[torch.arange(3), position], position + wrong, attention)
+        worst = max(worst, float((logits - exact[torch.arange(3), position]).abs().max()))
+        position = position + 1
+    return worst
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_logits_equal_a_full_forward(kind: str) -> None:
+    model = model_of(kind, torch.float64)
+    assert decoded_logits(model) < 1e-10
+    assert decoded_logits(model, wrong=1) > 1e-3  # the same check sees a position that is one off
+
+
+def _off_by_one(cache: SlotCache, positions: Tensor, longest: int) -> Decode:
+    return Decode(cache, positions + 1, longest + 1)
+
+
+def _too_short(cache: SlotCache, positions: Tensor, longest: int) -> Decode:
+    return Decode(cache, positions.clamp(max=longest - 2), longest - 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _KeepsEarlierKeys(Prefill):
+    """A slot that is not filled anew when its next prompt moves in."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        return self.packed.attend(layer, q, k, v, scale, window)
+
+
+@pytest.mark.parametrize(
+    "name, mutant",
+    [
+        ("Decode", _off_by_one),
+        ("Decode", _too_short),
+        ("Prefill", _KeepsEarlierKeys),
+    ],
+)
+def test_mutants_of_the_cache_are_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    expected = referee(model)
+    monkeypatch.setattr(slots, name, mutant)
+    assert not agrees(answer_all(model), expected)
+
+
+def test_mutants_of_the_slots_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    expected = referee(model)
+    with monkeypatch.context() as patch:  # the answer moves to another slot, its keys don't
+        patch.setattr(SlotCache, "move", lambda *_: None)
+        assert not agrees(answer_all(model), expected)
+    original = slots._Session._choose
+
+    def keeps_position(self: Any, logits: Tensor, rows: slice) -> Tensor:
+        if self.begun[rows.start] + len(self.active[rows.start].prompt) == self.step:  # just admitted
+            self.position[rows] += self.count.max()
+        return original(self, logits, rows)
+
+    with monkeypatch.context() as patch:  # the slot's position is not set back for its next answer
+        patch.setattr(slots._Session, "_choose", keeps_position)
+        assert not agrees(answer_all(model), expected)
+
+
+SAMPLED = Decoding(max_tokens=12, temperature=1.5, top_p=0.9, seed=5, samples=2)
+
+
+def draws(answers: list[Generated]) -> list[tuple[int, int, list[int]]]:
+    return [(answer.index, answer.sample, answer.ids) for answer in answers]
+
+
+def test_samples_depend_on_nothing_but_seed_prompt_sample_and_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of("llama", torch.float64)
+    answers = answer_all(model, SAMPLED)
+    assert len(answers) == 2 * len(LENGTHS)
+    for count in (1, 3, 26):
+        assert draws(answer_all(model, SAMPLED, count)) == draws(answers)
+    few = in_order(SlotGenerator(model).generate(prompts()[:5], SAMPLED, STOPS))
+    assert draws(few) == draws(answers)[:10]
+    others = answer_all(model, dataclasses.replace(SAMPLED, seed=6))
+    assert sum(a.ids != b.ids for a, b in zip(answers, others, strict=True)) > 20
+    assert sum(a.ids != b.ids for a, b in zip(answers[::2], answers[1::2], strict=True)) > 10
+    # a generator whose draws follow the slot instead of the prompt would be seen
+    monkeypatch.setattr(slots, "stream_key", lambda seed, prompt, sample: seed)
+    assert draws(answer_all(model, SAMPLED)) != draws(answers)
+
+
+def test_random_numbers() -> None:
+    """Pinned, so that a seed gives the same answers in every version; and evenly spread."""
+    key = sampling.stream_key(5, 7, 1)
+    assert key == 69652430
+    first = sampling.uniform(torch.tensor([key, key]), torch.tensor([0, 1]))
+    assert first.tolist() == [0.45641487366505873, 0.10765656639467291]
+    words = [0, 1, 2**31, 2**32 - 1, 123456789]
+    assert sampling._mix(torch.tensor(words)).tolist() == [sampling._mix_int(word) for word in words]
+    keys = torch.tensor([sampling.stream_key(0, prompt, 0) for prompt in range(300)])
+    many = sampling.uniform(keys.repeat_interleave(200), torch.arange(200).repeat(300))
+    assert many.min() >= 0 and many.max() < 1 and len(many.unique()) == len(many)
+    shares = torch.histc(many.float(), bins=20, min=0, max=1) / len(many)
+    assert (shares - 0.05).abs().max() < 5 * (0.05 * 0.95 / len(many)) ** 0.5
+    square = many.view(300, 200)
+    for shifted in (square[:, 1:] * square[:, :-1], square[1:] * square[:-1]):  # neighbours are independent
+        assert abs(shifted.mean().item() - 0.25) < 5 * (7 / 144 / shifted.numel()) ** 0.5
+
+
+def test_draws_follow_the_distribution_and_the_nucleus() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 40) * 2
+    count = 40_000
+    keys, positions = torch.full((count,), sampling.stream_key(1, 2, 0)), torch.arange(count)
+    for temperature, top_p in ((0.7, 1.0), (1.3, 0.8)):
+        chosen, logprob = sampling.choose(logits.expand(count, -1), temperature, top_p, keys, positions)
+        warped = logits / temperature
+        if top_p < 1:
+            warped = TopPLogitsWarper(top_p)(torch.zeros(1, 1), warped)
+        p = warped.softmax(-1)[0]
+        shares = torch.bincount(chosen, minlength=40) / count
+        assert shares[p == 0].sum() == 0
+        assert ((shares - p).abs() <= 5 * (p * (1 - p) / count).sqrt()).all()
+        assert torch.allclose(logprob, logits.log_softmax(-1)[0, chosen])
+
+
+def test_a_prompt_without_room_is_refused() -> None:
+    model = model_of("llama")
+    assert SlotGenerator(model).room == 256 and SlotGenerator(model, max_length=40).room == 40
+    with pytest.raises(ModelError, match="prompt 4 has 30 tokens, with 12 for the answer more than the 41"):
+        list(SlotGenerator(model, max_length=41).generate(prompts(), GREEDY, STOPS))
+    exact = SlotGenerator(model, max_length=42).generate(prompts(), GREEDY, STOPS)
+    assert agrees(in_order(exact), referee(model))
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        list(SlotGenerator(model).generate([[5], []], GREEDY, STOPS))
+    with pytest.raises(TypeError, match="eager"):
+        SlotGenerator(tiny("llama"))
+
+
+def test_output_that_is_not_finite_is_no_answer() -> None:
+    model = model_of("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[95] = torch.nan
+    with pytest.raises(NotFinite, match="prompt 1"):
+        list(SlotGenerator(model).generate([[5, 6], [5, 95], [6, 5]], Decoding(max_tokens=3), STOPS))
+
+
+def test_training_modes_are_put_back() -> None:
+    model = model_of("llama")
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    answers = SlotGenerator(model, slots=2).generate(prompts(), GREEDY, STOPS)
+    next(answers)
+    assert not any(module.training for module in model.modules()) and torch.is_grad_enabled()
+    answers.close()  # type: ignore[attr-defined]
+    assert [module.training for module in model.modules()] == before
