@@ -24,9 +24,7 @@ IDS = torch.arange(3, 17)[None]  # longer than tiny Mistral's window
 
 
 def base_of(folder: Path) -> Base:
-    return Base(
-        "tiny", folder, None, json.loads((folder / "config.json").read_text()), folder
-    )
+    return Base("tiny", folder, None, json.loads((folder / "config.json").read_text()), folder)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -34,9 +32,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     packed = Packed(torch.tensor([0, length], dtype=torch.int32), length)
     positions = torch.arange(length)[None]
     with torch.no_grad():
-        out = model(
-            input_ids=IDS, position_ids=positions, use_cache=False, attention=packed
-        ).logits
+        out = model(input_ids=IDS, position_ids=positions, use_cache=False, attention=packed).logits
     assert isinstance(out, torch.Tensor)
     return out
 
@@ -44,9 +40,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sharded", [False, True])
 def test_logits_equal_transformers(kind: str, sharded: bool, tmp_path: Path) -> None:
-    theirs = write_tiny(
-        tmp_path, kind, **({"max_shard_size": "40KB"} if sharded else {})
-    )
+    theirs = write_tiny(tmp_path, kind, **({"max_shard_size": "40KB"} if sharded else {}))
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == sharded
     ours = load_model(base_of(tmp_path), dtype="float32")
     told = theirs(IDS).logits
@@ -103,13 +97,9 @@ def test_stored_nf4_loads(tmp_path: Path) -> None:
     from bitsandbytes.functional import quantize_4bit
 
     for name in [n for n in tensors if "proj" in n]:
-        packed, state = quantize_4bit(
-            tensors[name], blocksize=64, compress_statistics=True, quant_type="nf4"
-        )
+        packed, state = quantize_4bit(tensors[name], blocksize=64, compress_statistics=True, quant_type="nf4")
         tensors[name] = packed
-        tensors |= {
-            f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()
-        }
+        tensors |= {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
     stored = tmp_path / "stored"
     shutil.copytree(tmp_path / "dense", stored)
     save_file(tensors, stored / "model.safetensors")
@@ -140,15 +130,11 @@ def test_dtype_and_headless_checkpoints(tmp_path: Path) -> None:
     write_tiny(tmp_path, "llama_tied")
     tensors = load_file(tmp_path / "model.safetensors")
     tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    tensors["layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(
-        8
-    )  # old checkpoints carry it
+    tensors["layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)  # old checkpoints carry it
     save_file(tensors, tmp_path / "model.safetensors")
     model = load_model(base_of(tmp_path), dtype="float64")
     assert {p.dtype for p in model.parameters()} == {torch.float64}
-    assert (
-        logits(model) - tiny("llama_tied", dtype=torch.float64)(IDS).logits
-    ).abs().max().item() < 1e-5
+    assert (logits(model) - tiny("llama_tied", dtype=torch.float64)(IDS).logits).abs().max().item() < 1e-5
     assert load_model(base_of(tmp_path), dtype="bfloat16").dtype == torch.bfloat16
 
 

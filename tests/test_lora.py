@@ -33,9 +33,7 @@ def randomize(model: nn.Module) -> None:
     for adapter in adapters(model):
         for parameter in (adapter.A, adapter.B):
             parameter.data = (
-                torch.randn(
-                    parameter.shape, generator=generator, dtype=torch.float64
-                ).to(parameter.dtype)
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
                 * 0.2
             )
 
@@ -57,11 +55,7 @@ def layer(p: float, *, bias: bool = True) -> LoraLinear:
 def test_forward_and_gradients_are_the_formula(p: float) -> None:
     lora, keys = layer(p), token_keys(0, 1, torch.arange(6), torch.arange(6))
     x = torch.randn(2, 3, 24, dtype=torch.float64, requires_grad=True)
-    kept = (
-        keep_mask(keys, lora.factors, lora.dropout.threshold).view(2, 3, 24)
-        if p
-        else 1.0
-    )
+    kept = keep_mask(keys, lora.factors, lora.dropout.threshold).view(2, 3, 24) if p else 1.0
     frozen = lora.base
     told = linear(x, frozen.weight.dequantize(x.dtype), frozen.bias)
     told = told + 6.0 / 4 / (1 - p) * linear(linear(x * kept, lora.A), lora.B)
@@ -95,14 +89,9 @@ def test_rslora_scales_by_the_root() -> None:
 def test_targets() -> None:
     names = add_lora(tiny(), Tune(), 0)
     assert [name.rpartition(".")[2] for name in names] == ALL * 2
-    assert names[0] == "model.layers.0.self_attn.q_proj" and not any(
-        "lm_head" in name for name in names
-    )
+    assert names[0] == "model.layers.0.self_attn.q_proj" and not any("lm_head" in name for name in names)
     model = tiny()
-    assert (
-        len(add_lora(model, Tune(target_modules=("q_proj", "layers.1.mlp.up_proj")), 0))
-        == 3
-    )
+    assert len(add_lora(model, Tune(target_modules=("q_proj", "layers.1.mlp.up_proj")), 0)) == 3
     assert sorted(n for n, p in model.named_parameters() if p.requires_grad) == sorted(
         f"{a.name}.{half}" for a in adapters(model) for half in "AB"
     )
@@ -124,17 +113,8 @@ def test_start_is_a_function_of_seed_and_name() -> None:
     by_name = {adapter.name: adapter for adapter in adapters(whole)}
     for adapter in adapters(part):
         assert torch.equal(adapter.A, by_name[adapter.name].A) and not adapter.B.any()
-    values = torch.cat(
-        [
-            adapter.A.flatten() * math.sqrt(adapter.in_features)
-            for adapter in adapters(whole)
-        ]
-    )
-    assert (
-        values.abs().max() <= 1
-        and abs(values.mean()) < 0.02
-        and abs(values.var() - 1 / 3) < 0.01
-    )
+    values = torch.cat([adapter.A.flatten() * math.sqrt(adapter.in_features) for adapter in adapters(whole)])
+    assert values.abs().max() <= 1 and abs(values.mean()) < 0.02 and abs(values.var() - 1 / 3) < 0.01
     assert not torch.equal(adapters(whole)[0].A, adapters(other)[0].A)
     assert not torch.equal(
         by_name["model.layers.0.self_attn.k_proj"].A,
@@ -155,9 +135,7 @@ def test_peft_loads_ours(tune: Tune, tmp_path: Path) -> None:
     randomize(ours)
     save_adapter(ours, tmp_path, "some/base", tune, revision="abc")
     plain = base(IDS).logits
-    theirs = peft.PeftModel.from_pretrained(
-        base, tmp_path, autocast_adapter_dtype=False
-    )
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False)
     difference = (theirs(IDS).logits - ours(IDS).logits).abs().max().item()
     assert difference < 1e-12 and (plain - ours(IDS).logits).abs().max() > 0.1
     config = theirs.peft_config["default"]
@@ -224,9 +202,7 @@ def test_saving_is_deterministic(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_adapter(copy.deepcopy(model), tmp_path / name, "base", Tune())
     for file in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "a" / file).read_bytes() == (
-            tmp_path / "b" / file
-        ).read_bytes()
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -267,8 +243,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (good | {key: good[key][:, :2].contiguous()}, "needs"),
         (good | {key: good[key] * math.nan}, "not finite"),
         (
-            good
-            | {head: torch.ones(4, 64), head.replace("_A", "_B"): torch.ones(96, 4)},
+            good | {head: torch.ones(4, 64), head.replace("_A", "_B"): torch.ones(96, 4)},
             "lm_head",
         ),
         (
@@ -286,9 +261,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_adapter(tiny(), tmp_path)
 
 
-def test_an_adapter_without_effect_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_without_effect_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny()
     add_lora(model, Tune(), 0)
     save_adapter(model, tmp_path, "base", Tune())

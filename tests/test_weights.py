@@ -39,22 +39,14 @@ def test_nf4_is_bitsandbytes_and_the_papers() -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     data = dense()
-    packed, state = quantize_4bit(
-        data, blocksize=64, compress_statistics=True, quant_type="nf4"
-    )
+    packed, state = quantize_4bit(data, blocksize=64, compress_statistics=True, quant_type="nf4")
     ours = Nf4.quantize(data)
     assert torch.equal(ours.dequantize(torch.float32), dequantize_4bit(packed, state))
     assert ours.packed.numel() == data.numel() // 2 and ours.absmax.dtype == torch.uint8
     by_hand = nf4_by_hand(data)
     # only the second quantisation of the scales lies between: a hundredth of the scale
-    assert (
-        ours.dequantize(torch.float32) - by_hand
-    ).abs().max() < 0.02 * by_hand.abs().max()
-    assert (
-        0
-        < (ours.dequantize(torch.float32) - data).abs().max()
-        < 0.16 * data.abs().max()
-    )
+    assert (ours.dequantize(torch.float32) - by_hand).abs().max() < 0.02 * by_hand.abs().max()
+    assert 0 < (ours.dequantize(torch.float32) - data).abs().max() < 0.16 * data.abs().max()
 
 
 def test_int8_is_bitsandbytes() -> None:
@@ -68,9 +60,7 @@ def test_int8_is_bitsandbytes() -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64]
-)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_product_and_gradient(how: str, dtype: torch.dtype) -> None:
     weight, bias = quantized(dense(), how), torch.randn(96).to(dtype)
     image = weight.dequantize(dtype)
@@ -80,9 +70,7 @@ def test_product_and_gradient(how: str, dtype: torch.dtype) -> None:
     assert torch.equal(y, linear(x, image, bias))
     dy = torch.randn_like(y)
     (dx,) = torch.autograd.grad(y, x, dy)
-    assert torch.allclose(
-        dx, dy @ image, rtol=1e-2 if dtype.itemsize == 2 else 1e-6, atol=1e-3
-    )
+    assert torch.allclose(dx, dy @ image, rtol=1e-2 if dtype.itemsize == 2 else 1e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["nf4", "int8"])
@@ -101,9 +89,7 @@ def test_no_dense_image_is_kept(how: str) -> None:
         )
 
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: saved.append(t) or t, lambda t: t
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         weight.linear(x)
     assert images() == 0 and not [t for t in saved if t.numel() >= 96 * 128]
     y.sum().backward()
@@ -120,17 +106,13 @@ def test_no_forward_changes_the_stored_weight(how: str) -> None:
         with torch.no_grad():
             layer(torch.randn(1, 128, dtype=torch.bfloat16))
             layer(torch.randn(7, 128))
-    assert all(
-        torch.equal(before[key], value) for key, value in layer.state_dict().items()
-    )
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
     assert torch.equal(layer.weight.dequantize(torch.float32), image)
 
 
 def test_state_moves_with_the_module() -> None:
     layer = FrozenLinear(Nf4.quantize(dense()), torch.zeros(96)).to("meta")
-    assert all(tensor.is_meta for tensor in layer.state_dict().values()) and not list(
-        layer.parameters()
-    )
+    assert all(tensor.is_meta for tensor in layer.state_dict().values()) and not list(layer.parameters())
 
 
 def test_dense_is_shared_not_copied() -> None:

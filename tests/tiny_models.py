@@ -48,9 +48,7 @@ def tiny(
     model = model_class(config_class(**(SIZES | more), attn_implementation=attention))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(
-                1.0 if "norm" in name else 0.0, 0.3 if parameter.dim() == 1 else 0.12
-            )
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.3 if parameter.dim() == 1 else 0.12)
     return model.to(dtype).eval()
 
 

@@ -71,12 +71,8 @@ def save_adapter(
         raise ValueError("the model has no adapters")
     tensors = {}
     for adapter in found:
-        tensors[f"base_model.model.{adapter.name}.lora_A.weight"] = (
-            adapter.A.detach().cpu().contiguous()
-        )
-        tensors[f"base_model.model.{adapter.name}.lora_B.weight"] = (
-            adapter.B.detach().cpu().contiguous()
-        )
+        tensors[f"base_model.model.{adapter.name}.lora_A.weight"] = adapter.A.detach().cpu().contiguous()
+        tensors[f"base_model.model.{adapter.name}.lora_B.weight"] = adapter.B.detach().cpu().contiguous()
     first = found[0]
     config = {
         "peft_type": "LORA",
@@ -98,25 +94,15 @@ def save_adapter(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_atomic(
-        folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    )
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _targets(model: nn.Module, found: list[LoraLinear]) -> list[str]:
     """Last names where they mean exactly these modules in the whole model, as PEFT reads them; else full names."""
     names = [adapter.name for adapter in found]
     leaves = sorted({name.rpartition(".")[2] for name in names})
-    others = [
-        n
-        for n, m in model.named_modules()
-        if isinstance(m, nn.Linear) or hasattr(m, "in_features")
-    ]
-    meant = {
-        n.removesuffix(".base")
-        for n in others
-        if n.removesuffix(".base").rpartition(".")[2] in leaves
-    }
+    others = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) or hasattr(m, "in_features")]
+    meant = {n.removesuffix(".base") for n in others if n.removesuffix(".base").rpartition(".")[2] in leaves}
     return leaves if meant == set(names) else sorted(names)
 
 
@@ -146,15 +132,11 @@ def load_adapter(model: nn.Module, folder: Path, *, dropout: float = 0.0) -> lis
     for name in [name for name in linears(model) if name in pairs]:
         rank = _pattern(config["rank_pattern"], name, config["r"])
         alpha = _pattern(config["alpha_pattern"], name, config["lora_alpha"])
-        adapter = attach(
-            model, name, int(rank), float(alpha), bool(config["use_rslora"]), shared
-        )
+        adapter = attach(model, name, int(rank), float(alpha), bool(config["use_rslora"]), shared)
         for half, parameter in (("A", adapter.A), ("B", adapter.B)):
             _fill(parameter, pairs[name][half], f"{name}.lora_{half}", weights)
     if all(not pair["B"].any() for pair in pairs.values()):
-        console.warn(
-            f"the adapter in {folder} changes nothing: all of its B matrices are zero"
-        )
+        console.warn(f"the adapter in {folder} changes nothing: all of its B matrices are zero")
     return [adapter.name for adapter in adapters(model)]
 
 
@@ -228,9 +210,7 @@ def _read_pairs(path: Path) -> dict[str, dict[str, Tensor]]:
         for key in file.keys():  # noqa: SIM118  # not a dict
             match = _KEY.fullmatch(key)
             if match is None:
-                raise ModelError(
-                    f"the adapter holds {key}, which is no LoRA matrix", where=str(path)
-                )
+                raise ModelError(f"the adapter holds {key}, which is no LoRA matrix", where=str(path))
             pairs.setdefault(match["name"], {})[match["half"]] = file.get_tensor(key)
     for name, pair in pairs.items():
         if len(pair) != 2:

@@ -33,9 +33,7 @@ from tunesmith.model.weights import FrozenLinear, FrozenWeight, Nf4, quantized
 # buffers that old checkpoints carry although every model computes them
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
 # what bitsandbytes stores beside a packed weight
-_COMPANION = re.compile(
-    r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$"
-)
+_COMPANION = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
 # rotary angles that depend on the longest row of a batch: a row's loss would depend on its neighbours
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -82,11 +80,7 @@ class _Tensors:
         listed: dict[str, str] | None = None
         if index.is_file():
             listed = json.loads(index.read_text("utf-8"))["weight_map"]
-        names = (
-            sorted(set(listed.values()))
-            if listed
-            else [path.name for path in base.weight_files]
-        )
+        names = sorted(set(listed.values())) if listed else [path.name for path in base.weight_files]
         for name in names:
             file = self._open(base.folder / name)
             for key in file.keys():  # noqa: SIM118  # not a dict
@@ -133,11 +127,7 @@ class _Tensors:
 
     def companions(self, name: str) -> dict[str, Tensor]:
         """`name` and what bitsandbytes stored beside it."""
-        return {
-            key: self.read(key)
-            for key in self._file_of
-            if key == name or key.startswith(f"{name}.")
-        }
+        return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
 
 
 def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
@@ -165,9 +155,7 @@ def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
             fix="use the base in 16 bit, with model.quantize: nf4 to save memory",
         )
     if quantize != "nf4":
-        raise ModelError(
-            "the base is stored in NF4", where=where, fix="set model.quantize: nf4"
-        )
+        raise ModelError("the base is stored in NF4", where=where, fix="set model.quantize: nf4")
     del config.quantization_config
     return True
 
@@ -200,9 +188,9 @@ def _fill(
                 continue
             owner, _, leaf = name.rpartition(".")
             if packed and f"{key}.absmax" in tensors:
-                frozen[owner] = _of_shape(
-                    Nf4.stored(key, tensors.companions(key)), wanted[name], key
-                ).to(device)
+                frozen[owner] = _of_shape(Nf4.stored(key, tensors.companions(key)), wanted[name], key).to(
+                    device
+                )
                 continue
             tensor = tensors.read(key)
             if tensor.shape != wanted[name].shape:
@@ -211,21 +199,13 @@ def _fill(
                     where=str(tensors.folder),
                     fix="the folder mixes two models: download it again",
                 )
-            if (
-                name in tied
-                and tied[name] in tensors
-                and not torch.equal(tensor, tensors.read(tied[name]))
-            ):
+            if name in tied and tied[name] in tensors and not torch.equal(tensor, tensors.read(tied[name])):
                 raise ModelError(
                     f"{key} differs from {tied[name]}, although config.json ties them",
                     where=str(tensors.folder),
                     fix="set tie_word_embeddings to false in config.json",
                 )
-            tensor = (
-                tensor.to(device).to(dtype)
-                if tensor.is_floating_point()
-                else tensor.to(device)
-            )
+            tensor = tensor.to(device).to(dtype) if tensor.is_floating_point() else tensor.to(device)
             if leaf == "weight" and owner in in_layers:
                 frozen[owner] = quantized(tensor, how)
             else:
@@ -261,9 +241,7 @@ def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def _of_shape(weight: Nf4, wanted: Tensor, key: str) -> Nf4:
     if weight.shape != tuple(wanted.shape):
-        raise ModelError(
-            f"{key} is {list(weight.shape)}, but config.json makes it {list(wanted.shape)}"
-        )
+        raise ModelError(f"{key} is {list(weight.shape)}, but config.json makes it {list(wanted.shape)}")
     return weight
 
 

@@ -2,7 +2,8 @@
 
     y = W x + bias + s · B (A drop(x))        s = alpha / rank, or alpha / √rank (rsLoRA, arXiv 2312.03732)
 
-A [r, in] and B [out, r] are fp32 masters (fp64 in an fp64 model), computed in the type of x. `adapter.py` is the file format.
+A [r, in] and B [out, r] are fp32 masters (fp64 in an fp64 model), computed in the type of x. The file format is
+`adapter.py`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import linear
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.lookup import nearest
-from tunesmith.model.dropout import Dropout, feature_factors, keep_mask, mix, named
+from tunesmith.model.dropout import Dropout, drop, drop_, feature_factors, keep_mask, mix, named
 from tunesmith.model.weights import FrozenLinear
 from tunesmith.recipe import Tune
 
@@ -50,12 +51,8 @@ class LoraLinear(nn.Module):
         self.dropout, self.enabled = dropout, True
         like = next(base.buffers())
         master = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self.A = nn.Parameter(
-            torch.zeros(rank, base.in_features, dtype=master, device=like.device)
-        )
-        self.B = nn.Parameter(
-            torch.zeros(base.out_features, rank, dtype=master, device=like.device)
-        )
+        self.A = nn.Parameter(torch.zeros(rank, base.in_features, dtype=master, device=like.device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=master, device=like.device))
         factors = feature_factors(name, base.in_features).to(like.device)
         self.register_buffer("factors", factors, persistent=False)
 
@@ -67,10 +64,7 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """A uniform in ±1/√in (Kaiming with a = √5, as PEFT), B zero: a function of seed and name alone."""
-        numbers = mix(
-            mix(named(self.name) ^ mix(torch.tensor(seed)))
-            + torch.arange(self.A.numel())
-        )
+        numbers = mix(mix(named(self.name) ^ mix(torch.tensor(seed))) + torch.arange(self.A.numel()))
         uniform = (numbers >> 40 & (1 << 24) - 1).to(torch.float64) * 2.0**-23 - 1
         self.A.copy_((uniform / math.sqrt(self.in_features)).view_as(self.A))
         self.B.zero_()
@@ -95,33 +89,30 @@ class _LoraProduct(torch.autograd.Function):
         x_TI = x.reshape(-1, layer.in_features)
         y_TO = linear(x_TI, layer.base.weight.dequantize(x.dtype), layer.base.bias)
         ctx.layer, ctx.keys, ctx.scaling = layer, layer.dropout.keys, layer.scaling
+        dropped_TI = x_TI
         if ctx.keys is not None:
             ctx.scaling /= 1 - layer.dropout.p
-            dropped_TI = x_TI * _kept(ctx)
-        else:
-            dropped_TI = x_TI
+            dropped_TI = drop(x_TI, _kept(ctx))
         z_TR = linear(dropped_TI, A.to(x.dtype)).mul_(ctx.scaling)
         y_TO.addmm_(z_TR, B.to(x.dtype).t())
         ctx.save_for_backward(x_TI, A, B, z_TR)
         return y_TO.view(*x.shape[:-1], layer.out_features)
 
     @staticmethod
-    def backward(
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x_TI, A, B, z_TR = ctx.saved_tensors
         dy_TO = grads[0].reshape(-1, ctx.layer.out_features)
         kept_TI = None if ctx.keys is None else _kept(ctx)
         dz_TR = (dy_TO @ B.to(dy_TO.dtype)).mul_(ctx.scaling)
         dB = dy_TO.t() @ z_TR
-        dA = dz_TR.t() @ (x_TI if kept_TI is None else x_TI * kept_TI)
+        dA = dz_TR.t() @ (x_TI if kept_TI is None else drop(x_TI, kept_TI))
         if not ctx.needs_input_grad[0]:  # the first layer of a frozen model
             return None, dA.to(A.dtype), dB.to(B.dtype), None
         dx_TI = dy_TO @ ctx.layer.base.weight.dequantize(dy_TO.dtype)
         if kept_TI is None:
             dx_TI.addmm_(dz_TR, A.to(dy_TO.dtype))
         else:
-            dx_TI.add_((dz_TR @ A.to(dy_TO.dtype)).mul_(kept_TI))
+            dx_TI.add_(drop_(dz_TR @ A.to(dy_TO.dtype), kept_TI))
         return (
             dx_TI.view(*grads[0].shape[:-1], -1),
             dA.to(A.dtype),
@@ -169,9 +160,7 @@ def add_lora(model: nn.Module, tune: Tune, seed: int) -> list[str]:
     names = choose(linears(model), tune.target_modules)
     model.requires_grad_(False)
     for name in names:
-        attach(model, name, tune.rank, tune.alpha, tune.rslora, dropout).initialize(
-            seed
-        )
+        attach(model, name, tune.rank, tune.alpha, tune.rslora, dropout).initialize(seed)
     return names
 
 
@@ -184,9 +173,7 @@ def attach(
     found = getattr(holder, leaf)
     base = FrozenLinear.over(found) if isinstance(found, nn.Linear) else found
     if not isinstance(base, FrozenLinear):
-        raise ModelError(
-            f"{name} can't take an adapter: it is a {type(found).__name__}"
-        )
+        raise ModelError(f"{name} can't take an adapter: it is a {type(found).__name__}")
     adapter = LoraLinear(name, base, rank, alpha, rslora, dropout)
     setattr(holder, leaf, adapter)
     return adapter
@@ -210,11 +197,7 @@ def linears(model: nn.Module) -> list[str]:
     """Names of all linears inside the decoder layers: what an adapter can stand beside (never the head)."""
     path, layers = decoder_layers(model)
     kinds = (nn.Linear, FrozenLinear)
-    return [
-        f"{path}.{name}"
-        for name, module in layers.named_modules()
-        if isinstance(module, kinds)
-    ]
+    return [f"{path}.{name}" for name, module in layers.named_modules() if isinstance(module, kinds)]
 
 
 def choose(names: Sequence[str], targets: str | Sequence[str]) -> list[str]:

@@ -45,9 +45,7 @@ class FrozenWeight(nn.Module):
 
 class _FrozenProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, bias: Tensor | None, weight: FrozenWeight
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: FrozenWeight) -> Tensor:
         ctx.weight = weight
         return functional.linear(x, weight.dequantize(x.dtype), bias)
 
@@ -170,9 +168,7 @@ class Int8(FrozenWeight):
     @classmethod
     def quantize(cls, data: Tensor) -> Int8:
         """From a dense [out, in] tensor, on its own device (through fp16, as bitsandbytes does)."""
-        rows, scale, _ = _bitsandbytes().int8_vectorwise_quant(
-            data.to(torch.float16).contiguous()
-        )
+        rows, scale, _ = _bitsandbytes().int8_vectorwise_quant(data.to(torch.float16).contiguous())
         return cls(rows, scale)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
