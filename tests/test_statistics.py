@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from tunesmith import statistics
-from tunesmith.statistics import binomial_at_most, bootstrap, mcnemar, paired_difference, ratio
+from tunesmith.statistics import binomial_at_most, bootstrap, mcnemar, paired_difference
+from tunesmith.tasks.sums import ratio
 
 
 def mean(sums):

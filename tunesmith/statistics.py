@@ -8,16 +8,17 @@ together, and row-level intervals come out too narrow (Miller 2024, "Adding Erro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import TunesmithError
+from tunesmith.tasks.sums import Metric
 
 Counts = Mapping[str, NDArray[np.float64]]
-Metric = Callable[[Counts], NDArray[np.float64]]
+"""Name of a count → its value in each row [rows]."""
 
 DRAWS = 2000
 _BLOCK = 4_000_000  # cells of the draws × documents matrix that are held at once
@@ -107,14 +108,6 @@ def binomial_at_most(successes: int, trials: int, chance: float) -> float:
         for k in range(successes + 1)
     ]
     return min(1.0, math.fsum(math.exp(one) for one in logs))
-
-
-def ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`over / under`, NaN where `under` is 0."""
-    over, under = np.broadcast_arrays(np.asarray(over, float), np.asarray(under, float))
-    made: NDArray[np.float64] = np.full(over.shape, np.nan)
-    np.divide(over, under, out=made, where=under != 0)
-    return made
 
 
 def _sum_by_document(counts: Counts, documents: Sequence[str]) -> tuple[list[str], NDArray[np.float64]]:

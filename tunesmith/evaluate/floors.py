@@ -28,8 +28,11 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
     """Each row answered as its nearest training row was; the first one of equals."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    texts = [user_text(example) for example in train]
+    if not any(words(text) for text in texts):
+        return [train[0].answer or ""] * len(examples)  # nothing to be near to
     vectors = TfidfVectorizer(analyzer=words)  # our own words: scikit-learn's cut Indic scripts to pieces
-    known = vectors.fit_transform([user_text(example) for example in train])
+    known = vectors.fit_transform(texts)
     asked = vectors.transform([user_text(example) for example in examples])
     chosen: list[int] = []
     block = max(1, _CELLS // len(train))

@@ -5,6 +5,7 @@ Systems are named by their files: `tuned` and `base`, the floors `majority` and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +20,19 @@ from tunesmith.example import Example
 from tunesmith.statistics import (
     DRAWS,
     Interval,
-    Metric,
     bootstrap,
     mcnemar,
     paired_difference,
     paired_differences,
-    ratio,
 )
 from tunesmith.tasks import Table, Task
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers, score_predictions
+from tunesmith.tasks.sums import Metric, ratio
 
 FIRST = ("tuned", "base")
 FLOORS = ("majority", "nearest")
 SMALL = 30  # rows below which a slice says little
+MOST_VALUES = 50  # of one slice name that are scored: the commonest
 
 LIKELIHOOD: dict[str, Metric] = {
     "bits_per_byte": lambda s: ratio(s["nll"], s["bytes"] * np.log(2)),
@@ -180,7 +181,8 @@ def _slices(systems: Systems, draws: int, seed: int) -> list[dict[str, Any]]:
     made = []
     for slice_name in sorted({name for example in systems.examples for name in example.slices}):
         values = [example.slices.get(slice_name) for example in systems.examples]
-        for value in sorted({value for value in values if value is not None}):
+        common = Counter(value for value in values if value is not None).most_common(MOST_VALUES)
+        for value, _ in sorted(common):
             kept = np.array([one == value for one in values])
             made.append(_slice(systems, slice_name, value, kept, draws, seed))
     return made

@@ -76,6 +76,10 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         made.append(
             f"Tuned answers that fit the schema: {_percent(scores['tuned']['schema_valid']['value'])}."
         )
+    parsed = scores.get("tuned", {}).get("parse_rate")
+    if parsed and parsed["value"] < 0.9:
+        lost = _percent(1 - parsed["value"])
+        made.append(f"{lost} of the tuned answers can't be parsed and count as all missed: see the examples.")
     stops = content.get("answers_stop", {})
     if "tuned" in stops:
         made.append(f"Tuned answers that end by the terminator: {_percent(stops['tuned'])}.")

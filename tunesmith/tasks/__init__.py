@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.lookup import find
-from tunesmith.tasks.protocol import Detail, Golds, Metric, Parsed, Sums, Table, Task, TaskMaker
+from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table, Task, TaskMaker
 
-__all__ = ["TASKS", "Detail", "Golds", "Metric", "Parsed", "Sums", "Table", "Task", "TaskMaker", "make_task"]
+__all__ = ["TASKS", "Detail", "Golds", "Parsed", "Table", "Task", "TaskMaker", "make_task"]
 
 
 def _extraction(schema: Mapping[str, Any] | None, golds: Golds) -> Task:

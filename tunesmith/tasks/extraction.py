@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tunesmith.errors import TunesmithError
 from tunesmith.tasks.json_answer import read_object
 from tunesmith.tasks.normalise import is_null, items, leaves, words
-from tunesmith.tasks.protocol import Detail, Golds, Metric, Parsed, Sums, Table
+from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table
 from tunesmith.tasks.schema import SchemaChecker, fields_of, infer_schema
+from tunesmith.tasks.sums import Metric, Sums, mean, ratio
 
 # Counts of a field in a row. gold, given: 1 where there is a value; both together are match, partly or wrong.
 _PER_FIELD = (
@@ -107,25 +108,25 @@ class ExtractionTask:
         total = partial(_total, self.fields)
         made: dict[str, Metric] = {
             "item_f1": lambda s: _f1(total(s, "hits"), total(s, "gold_items"), total(s, "given_items")),
-            "item_precision": lambda s: _ratio(total(s, "hits"), total(s, "given_items")),
-            "item_recall": lambda s: _ratio(total(s, "hits"), total(s, "gold_items")),
+            "item_precision": lambda s: ratio(total(s, "hits"), total(s, "given_items")),
+            "item_recall": lambda s: ratio(total(s, "hits"), total(s, "gold_items")),
             "item_f1_macro": self._macro(_field_f1),
-            "field_exact": lambda s: _ratio(total(s, "exact"), total(s, "gold")),
+            "field_exact": lambda s: ratio(total(s, "exact"), total(s, "gold")),
             "field_exact_macro": self._macro(_field_exact),
-            "row_exact": lambda s: _ratio(s["row_exact"], s["rows"]),
-            "row_match": lambda s: _ratio(s["row_match"], s["rows"]),
-            "schema_valid": lambda s: _ratio(s["schema_valid"], s["rows"]),
-            "parse_rate": lambda s: _ratio(s["parsed"], s["rows"]),
-            "parse_rate_bare": lambda s: _ratio(s["parsed_bare"], s["rows"]),
-            "missed": lambda s: _ratio(total(s, "missed"), total(s, "gold")),
-            "wrong": lambda s: _ratio(total(s, "wrong") + total(s, "partly"), total(s, "gold")),
-            "hallucinated": lambda s: _ratio(
+            "row_exact": mean("row_exact"),
+            "row_match": mean("row_match"),
+            "schema_valid": mean("schema_valid"),
+            "parse_rate": mean("parsed"),
+            "parse_rate_bare": mean("parsed_bare"),
+            "missed": lambda s: ratio(total(s, "missed"), total(s, "gold")),
+            "wrong": lambda s: ratio(total(s, "wrong") + total(s, "partly"), total(s, "gold")),
+            "hallucinated": lambda s: ratio(
                 total(s, "hallucinated"), total(s, "hallucinated") + total(s, "null")
             ),
-            "grounded_words": lambda s: _ratio(s["words_found_given"], s["words_given"]),
-            "grounded_values": lambda s: _ratio(s["values_found_given"], s["values_given"]),
-            "gold_grounded_words": lambda s: _ratio(s["words_found_gold"], s["words_gold"]),
-            "gold_grounded_values": lambda s: _ratio(s["values_found_gold"], s["values_gold"]),
+            "grounded_words": lambda s: ratio(s["words_found_given"], s["words_given"]),
+            "grounded_values": lambda s: ratio(s["values_found_given"], s["values_given"]),
+            "gold_grounded_words": lambda s: ratio(s["words_found_gold"], s["words_gold"]),
+            "gold_grounded_values": lambda s: ratio(s["values_found_gold"], s["values_gold"]),
         }
         for field in self.fields:
             made[f"item_f1:{field}"] = partial(_field_f1, field)
@@ -211,12 +212,12 @@ class ExtractionTask:
         return made
 
     def _macro(self, of_field: Callable[[str, Sums], NDArray[np.float64]]) -> Metric:
-        def mean(sums: Sums) -> NDArray[np.float64]:
+        def mean_of_fields(sums: Sums) -> NDArray[np.float64]:
             each = np.array([of_field(field, sums) for field in self.fields])
             known = ~np.isnan(each)
-            return _ratio(np.where(known, each, 0.0).sum(axis=0), known.sum(axis=0))
+            return ratio(np.where(known, each, 0.0).sum(axis=0), known.sum(axis=0))
 
-        return mean
+        return mean_of_fields
 
 
 _MEANING = {
@@ -300,12 +301,6 @@ def _total(fields: Sequence[str], sums: Sums, name: str) -> NDArray[np.float64]:
     return np.asarray(sum(sums[f"{name}:{field}"] for field in fields))
 
 
-def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
-    made: NDArray[np.float64] = np.full(np.shape(over), np.nan)
-    np.divide(over, under, out=made, where=np.asarray(under) != 0)
-    return made
-
-
 def _plain_ratio(over: float, under: float) -> float | None:
     return over / under if under else None
 
@@ -313,7 +308,7 @@ def _plain_ratio(over: float, under: float) -> float | None:
 def _f1(
     hits: NDArray[np.float64], gold: NDArray[np.float64], given: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    return _ratio(2 * hits, gold + given)
+    return ratio(2 * hits, gold + given)
 
 
 def _field_f1(field: str, sums: Sums) -> NDArray[np.float64]:
@@ -321,4 +316,4 @@ def _field_f1(field: str, sums: Sums) -> NDArray[np.float64]:
 
 
 def _field_exact(field: str, sums: Sums) -> NDArray[np.float64]:
-    return _ratio(sums[f"exact:{field}"], sums[f"gold:{field}"])
+    return ratio(sums[f"exact:{field}"], sums[f"gold:{field}"])

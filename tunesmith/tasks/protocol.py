@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Sums = Mapping[str, NDArray[np.float64]]
-"""Counts summed over rows: name → [draws]."""
-Metric = Callable[[Sums], NDArray[np.float64]]
+from tunesmith.tasks.sums import Metric
 
 
 class Parsed(NamedTuple):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tunesmith.tasks.normalise import words
-from tunesmith.tasks.protocol import Detail, Metric, Parsed, Table
+from tunesmith.tasks.protocol import Detail, Parsed, Table
+from tunesmith.tasks.sums import Metric, mean, ratio
 
 
 class TextTask:
@@ -44,10 +43,8 @@ class TextTask:
     def metrics(self) -> dict[str, Metric]:
         """Means over rows; `length_ratio` over all words."""
         means = {"word_f1": "word_f1", "match": "match", "exact_match": "exact", "answered": "answered"}
-        made: dict[str, Metric] = {name: _mean(count) for name, count in means.items()}
-        made["length_ratio"] = lambda s: np.divide(
-            s["words"], s["gold_words"], out=np.full(np.shape(s["words"]), np.nan), where=s["gold_words"] > 0
-        )
+        made: dict[str, Metric] = {name: mean(count) for name, count in means.items()}
+        made["length_ratio"] = lambda sums: ratio(sums["words"], sums["gold_words"])
         return made
 
     def explain(self) -> dict[str, str]:
@@ -82,9 +79,3 @@ class TextTask:
     def common_answer(self, golds: Sequence[Parsed]) -> str:
         """The answer given most often."""
         return Counter(str(gold.value) for gold in golds).most_common(1)[0][0]
-
-
-def _mean(count: str) -> Metric:
-    return lambda sums: np.divide(
-        sums[count], sums["rows"], out=np.full(np.shape(sums[count]), np.nan), where=sums["rows"] > 0
-    )
