@@ -7,14 +7,10 @@ misshapen tensor is an error, and so is a kind of model whose tensors would have
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -28,12 +24,9 @@ from tunesmith.base import Base
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import register
 from tunesmith.model.lora import linears
+from tunesmith.model.tensors import COMPANION, COMPUTED, StoredTensors
 from tunesmith.model.weights import FrozenLinear, FrozenWeight, Nf4, quantized
 
-# buffers that old checkpoints carry although every model computes them
-_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
-# what bitsandbytes stores beside a packed weight
-_COMPANION = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
 # rotary angles that depend on the longest row of a batch: a row's loss would depend on its neighbours
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -57,7 +50,7 @@ def load_model(
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers' is untyped
             config, attn_implementation=register(), dtype=kind
         )
-    tensors = _Tensors(base)
+    tensors = StoredTensors(base)
     frozen = _fill(model, tensors, kind, quantize, packed, torch.device(device))
     for name, weight in frozen.items():
         _swap(model, name, weight)
@@ -68,66 +61,6 @@ def load_model(
     model.config.use_cache = False
     model.train(False)
     return model
-
-
-class _Tensors:
-    """All tensors of the base's files by name; each is read when it is asked for."""
-
-    def __init__(self, base: Base) -> None:
-        self.folder = base.folder
-        self._file_of: dict[str, Any] = {}
-        index = base.folder / "model.safetensors.index.json"
-        listed: dict[str, str] | None = None
-        if index.is_file():
-            listed = json.loads(index.read_text("utf-8"))["weight_map"]
-        names = sorted(set(listed.values())) if listed else [path.name for path in base.weight_files]
-        for name in names:
-            file = self._open(base.folder / name)
-            for key in file.keys():  # noqa: SIM118  # not a dict
-                if listed is None and key in self._file_of:
-                    raise ModelError(
-                        f"two weight files hold {key}",
-                        where=str(base.folder),
-                        fix="remove one of them",
-                    )
-                if listed is None or listed.get(key) == name:
-                    self._file_of[key] = file
-        lacking = sorted(set(listed or ()) - set(self._file_of))
-        if lacking:
-            raise ModelError(
-                f"the weight files lack {lacking[0]} ({len(lacking)} such), which their index lists",
-                where=str(index),
-                fix="download it again",
-            )
-
-    @staticmethod
-    def _open(path: Path) -> Any:
-        try:
-            return safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise ModelError(
-                f"the weight file can't be read: {error}",
-                where=str(path),
-                fix="download it again",
-            ) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
-    def read(self, name: str) -> Tensor:
-        """The tensor, on the CPU."""
-        tensor: Tensor = self._file_of[name].get_tensor(name)
-        return tensor
-
-    def companions(self, name: str) -> dict[str, Tensor]:
-        """`name` and what bitsandbytes stored beside it."""
-        return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
 
 
 def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
@@ -162,7 +95,7 @@ def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
 
 def _fill(
     model: PreTrainedModel,
-    tensors: _Tensors,
+    tensors: StoredTensors,
     dtype: torch.dtype,
     how: str,
     packed: bool,
@@ -180,7 +113,7 @@ def _fill(
     with console.progress("load", total=len(tensors), unit="tensors") as bar:
         for key in tensors:
             bar.update()
-            if _COMPUTED.search(key) or (packed and _COMPANION.search(key)):
+            if COMPUTED.search(key) or (packed and COMPANION.search(key)):
                 continue
             name = _name_in(model, key, wanted)
             if name is None:

@@ -1,0 +1,80 @@
+"""The tensors of a base's safetensors files, read one at a time, by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tunesmith.base import Base
+from tunesmith.errors import ModelError
+
+# buffers that old checkpoints carry although every model computes them
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
+# what bitsandbytes stores beside a packed weight
+COMPANION = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
+
+
+class StoredTensors:
+    """All tensors of the base's files by name; each is read when it is asked for."""
+
+    def __init__(self, base: Base) -> None:
+        self.folder = base.folder
+        self._file_of: dict[str, Any] = {}
+        index = base.folder / "model.safetensors.index.json"
+        listed: dict[str, str] | None = None
+        if index.is_file():
+            listed = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = sorted(set(listed.values())) if listed else [path.name for path in base.weight_files]
+        for name in names:
+            file = self._open(base.folder / name)
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                if listed is None and key in self._file_of:
+                    raise ModelError(
+                        f"two weight files hold {key}",
+                        where=str(base.folder),
+                        fix="remove one of them",
+                    )
+                if listed is None or listed.get(key) == name:
+                    self._file_of[key] = file
+        lacking = sorted(set(listed or ()) - set(self._file_of))
+        if lacking:
+            raise ModelError(
+                f"the weight files lack {lacking[0]} ({len(lacking)} such), which their index lists",
+                where=str(index),
+                fix="download it again",
+            )
+
+    @staticmethod
+    def _open(path: Path) -> Any:
+        try:
+            return safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ModelError(
+                f"the weight file can't be read: {error}",
+                where=str(path),
+                fix="download it again",
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        return tensor
+
+    def companions(self, name: str) -> dict[str, Tensor]:
+        """`name` and what bitsandbytes stored beside it."""
+        return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
