@@ -20,6 +20,8 @@ from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.attention import ATTENTION, Packed, head_shape, register
+from tunesmith.model.lora import adapters, adapters_off, add_lora
+from tunesmith.recipe import Tune
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3"]
 STOPS = frozenset(range(0, 96, 8))
@@ -230,6 +232,40 @@ def test_samples_depend_on_nothing_but_seed_prompt_sample_and_position(
     # a generator whose draws follow the slot instead of the prompt would be seen
     monkeypatch.setattr(slots, "stream_key", lambda seed, prompt, sample: seed)
     assert draws(answer_all(model, SAMPLED)) != draws(answers)
+
+
+def test_the_rest_of_a_stopped_run_draws_as_the_whole() -> None:
+    model = model_of("llama", torch.float64)
+    whole = answer_all(model, SAMPLED)
+    done = {(answer.index, answer.sample) for answer in whole[::3]} | {(4, 0), (4, 1)}
+    rest = in_order(SlotGenerator(model, slots=4).generate(prompts(), SAMPLED, STOPS, done=done))
+    kept = [answer for answer in whole if (answer.index, answer.sample) not in done]
+    assert draws(rest) == draws(kept)
+    # prompts numbered anew, without those that are done, would draw other numbers
+    left = [prompts()[index] for index in sorted({answer.index for answer in kept})]
+    renumbered = in_order(SlotGenerator(model, slots=4).generate(left, SAMPLED, STOPS))
+    assert [a.ids for a in renumbered][-2:] != [a.ids for a in whole][-2:]
+    assert (
+        list(SlotGenerator(model).generate(prompts()[:2], SAMPLED, STOPS, {(0, 0), (0, 1), (1, 0), (1, 1)}))
+        == []
+    )
+
+
+def test_the_key_names_the_weights() -> None:
+    key = SlotGenerator(model_of("llama")).key
+    assert SlotGenerator(model_of("llama"), slots=3).key == key  # loaded again
+    assert SlotGenerator(model_of("llama", torch.bfloat16)).key != key
+    assert SlotGenerator(model_of("llama_tied")).key != key
+    model = model_of("llama")
+    add_lora(model, Tune(rank=4), seed=0)
+    generator = SlotGenerator(model)
+    keys = {key, generator.key}
+    with adapters_off(model):
+        keys.add(generator.key)
+    with torch.no_grad():
+        adapters(model)[-1].B.add_(1e-6)
+    keys.add(generator.key)
+    assert len(keys) == 4
 
 
 def test_random_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,12 +42,21 @@ class Generator(Protocol):
     """Writes answers to prompts."""
 
     @property
+    def key(self) -> str:
+        """Names the weights, as they answer now."""
+        ...
+
+    @property
     def room(self) -> int:
         """Most tokens that a prompt and its answer may have together."""
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, stop_ids: frozenset[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        stop_ids: frozenset[int],
+        done: AbstractSet[tuple[int, int]] = frozenset(),
     ) -> Iterator[Generated]:
-        """All answers, in the order in which they are finished."""
+        """All answers but those (index, sample) in `done`, in the order in which they are finished."""
         ...

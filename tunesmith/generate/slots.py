@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, NotFinite
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
+from tunesmith.generate.identity import model_key
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.sampling import choose, stream_key
 from tunesmith.model.attention import ATTENTION, Attention, Packed, head_shape
@@ -51,10 +53,22 @@ class SlotGenerator:
         positions = int(model.config.max_position_embeddings)
         self.room = positions if max_length is None else min(max_length, positions)
 
+    @property
+    def key(self) -> str:
+        """Names the weights, as they answer now."""
+        return model_key(self.model)
+
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, stop_ids: frozenset[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        stop_ids: frozenset[int],
+        done: AbstractSet[tuple[int, int]] = frozenset(),
     ) -> Iterator[Generated]:
-        """All answers, in the order in which they are finished. ModelError where a prompt leaves no room."""
+        """All answers but those (index, sample) in `done`, in the order in which they are finished.
+
+        ModelError where a prompt leaves no room.
+        """
         for index, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {index} is empty")
@@ -64,7 +78,8 @@ class SlotGenerator:
                     f"the {self.room} that there is room for",
                     fix="shorten the prompt, or lower evaluate.decoding.max_tokens",
                 )
-        jobs = [_Job(p, i, sample) for i, p in enumerate(prompts) for sample in range(decoding.samples)]
+        numbers = ((i, sample) for i in range(len(prompts)) for sample in range(decoding.samples))
+        jobs = [_Job(prompts[i], i, sample) for i, sample in numbers if (i, sample) not in done]
         if not jobs:
             return
         jobs.sort(key=lambda job: -len(job.prompt))  # the cache is read less far with every admission
