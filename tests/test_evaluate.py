@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
+from tunesmith.data.prepare import prepare
 from tunesmith.errors import ModelError, ProofFailed, RowCheckFailed
 from tunesmith.evaluate import evaluate as stage
 from tunesmith.evaluate import likelihood
@@ -21,6 +22,8 @@ from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora
 from tunesmith.recipe import Tune
 from tunesmith.rows import Rows
+from tunesmith.tasks.score import read_predictions
+from tunesmith.run import Run
 
 TRAIN, TEST = reports(12, seed=1, name="train"), reports(6, seed=2, name="test")
 
@@ -108,6 +111,11 @@ def test_counting_the_terminator_would_be_seen(base, run):
 # ---- the stage
 
 
+def said(run, name):
+    lines = (run.predictions / f"{name}.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line)["answer"] for line in lines]
+
+
 def test_stage_scores_both_systems_and_floors_on_the_same_rows(base, run, monkeypatch):
     always_stops(monkeypatch)
     stage.evaluate(recipe_for(base), run)
@@ -129,6 +137,12 @@ def test_stage_scores_both_systems_and_floors_on_the_same_rows(base, run, monkey
     )
     assert [row["answer"] for row in answers["base"]] != [row["answer"] for row in answers["tuned"]]
     assert [row["gold"] for row in answers["base"]] == [e.answer for e in TEST]
+    first = json.loads((run.report / "likelihood.jsonl").read_text().split("\n")[0])["nll"]
+    stop_ids = Contract.load(run.contract_folder).stop_ids
+    assert first["base"] == pytest.approx(
+        expected_nats(base, Rows.open(run.data, "test"), 0, stop_ids)[0], rel=1e-5
+    )
+    assert first["tuned"] != pytest.approx(first["base"], rel=1e-3)
 
 
 def test_base_is_the_base_and_an_empty_adapter_changes_nothing(base, run, monkeypatch):
@@ -141,7 +155,7 @@ def test_base_is_the_base_and_an_empty_adapter_changes_nothing(base, run, monkey
     for number, line in enumerate(lines):
         nll, _ = expected_nats(base, rows, number, Contract.load(run.contract_folder).stop_ids)
         assert line["nll"]["base"] == line["nll"]["tuned"] == pytest.approx(nll, rel=1e-5)
-    assert (run.predictions / "base.jsonl").read_text() == (run.predictions / "tuned.jsonl").read_text()
+    assert said(run, "base") == said(run, "tuned")
 
 
 def test_a_model_that_never_stops_fails_the_proof_after_the_report_is_written(base, run):
@@ -212,7 +226,7 @@ def test_full_fine_tuning_is_scored_from_its_own_weights(base, run, monkeypatch)
 
 
 def test_refuses_before_a_model_is_loaded(base, run, monkeypatch):
-    monkeypatch.setattr(stage, "load_model", lambda *given, **named: pytest.fail("loaded a model"))
+    monkeypatch.setattr(stage, "load_tuned", lambda *given, **named: pytest.fail("loaded a model"))
     shutil.rmtree(run.adapter)
     with pytest.raises(ModelError, match="nothing to evaluate"):
         stage.evaluate(recipe_for(base), run)
@@ -223,6 +237,26 @@ def test_refuses_before_a_model_is_loaded(base, run, monkeypatch):
     made = write_run(run.path.parent / "broken", TRAIN, test=broken)
     with pytest.raises(RowCheckFailed, match="1 of 3 gold answers can't be parsed"):
         stage.evaluate(recipe_for(base), made)
+
+
+def test_prepare_refuses_rows_that_evaluate_could_not_score(base, tmp_path):
+    for name, rows in (("train", TRAIN), ("test", TEST)):
+        lines = [
+            json.dumps({"id": row.id, "prompt": row.prompt[0].content, "completion": row.answer})
+            for row in rows
+        ]
+        if name == "test":
+            lines[2] = json.dumps({"id": "odd", "prompt": "x", "completion": '{"stage": "IV", "grade": 2}'})
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    data = {
+        "train": str(tmp_path / "train.jsonl"),
+        "validation": None,
+        "max_length": 512,
+        "test": str(tmp_path / "test.jsonl"),
+    }
+    with pytest.raises(RowCheckFailed, match="grade") as error:
+        prepare(recipe_for(base, data=data), Run(tmp_path / "run"))
+    assert "test.jsonl:3" in str(error.value)
 
 
 # ---- the proof

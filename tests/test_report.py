@@ -20,6 +20,7 @@ from tunesmith.evaluate.examples import mistakes, worst
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import build, load_systems, score_file
 from tunesmith.proof import Proof
+from tunesmith.rows import Rows
 from tunesmith.statistics import Interval
 from tunesmith.tasks import make_task
 from tunesmith.view import figures
@@ -264,7 +265,17 @@ def test_rows_are_chosen_by_hash_and_test_comes_before_validation(tmp_path):
     assert [example.id for example in found.examples] == [TEST[i].id for i in chosen(45, 10, 0)]
     assert chosen(45, 10, 0) != chosen(45, 10, 1)
     assert chosen(45, "all", 0) == list(range(45))
-    assert run_decoding(recipe(), made).max_tokens > max(len(row.answer) for row in TEST)
+
+
+def test_longest_answer_leaves_room_for_the_longest_prompt(tmp_path):
+    made = write_run(tmp_path / "tiny", TRAIN, test=TEST, validation=TRAIN[:5])
+    rows = Rows.open(made.data, "test")
+    wanted = int(Rows.open(made.data, "train").learned_counts.max()) * 5 // 4 + 16
+    assert run_decoding(recipe(), made).max_tokens == wanted
+    longest = max(int(np.flatnonzero(rows.learned(i))[0]) for i in range(len(rows)))
+    made.write_json(made.data / "report.json", {"positions": longest + 20})
+    assert run_decoding(recipe(), made).max_tokens == 20
+    assert run_decoding(recipe(evaluate={"decoding": {"max_tokens": 7}}), made).max_tokens == 7
 
 
 # ---- series and figures

@@ -22,6 +22,9 @@ from tunesmith.proof import Proof
 from tunesmith.recipe import Data, Recipe
 from tunesmith.rows import write_rows
 from tunesmith.run import Run
+from tunesmith.tasks import make_task
+from tunesmith.tasks.schema import load_schema
+from tunesmith.tasks.score import check_golds
 
 SPLITS = ("train", "validation", "test")
 
@@ -54,13 +57,15 @@ class Prepared:
 
 def prepare(recipe: Recipe, run: Run) -> None:
     """Reads the recipe's rows and fills `run.data`; keeps the contract and its proofs."""
-    prepared = build(recipe, resolve(recipe.model))
+    base = resolve(recipe.model)
+    prepared = build(recipe, base)
     prepared.contract.save(run.contract_folder, run.contract_folder / "tokenizer")
     for proof in prepared.proofs():
         run.prove(proof)
     for name, pairs in prepared.splits.items():
         write_rows(run.data, name, pairs)
-    run.write_json(run.data / "report.json", prepared.report())
+    positions = base.config.get("max_position_embeddings")
+    run.write_json(run.data / "report.json", prepared.report() | {"positions": positions})
     for name, pairs in prepared.splits.items():
         tokens = sum(len(encoded.ids) for _, encoded in pairs)
         learned = sum(sum(encoded.learned) for _, encoded in pairs)
@@ -97,6 +102,7 @@ def build(recipe: Recipe, base: Base) -> Prepared:
         splits[name] = pairs
     if data.json_schema:
         _check_schema(Path(data.json_schema), splits)
+    _check_golds(recipe, splits)
     return Prepared(contract, splits, dropped)
 
 
@@ -215,6 +221,16 @@ def _check_schema(path: Path, splits: dict[str, list[Pair]]) -> None:
             where="data.schema",
             fix=f"mend these rows, or {path}",
         )
+
+
+def _check_golds(recipe: Recipe, splits: dict[str, list[Pair]]) -> None:
+    """The rows that evaluate will score can be scored: said before training, not after it."""
+    scored = splits.get("test") or splits.get("validation")
+    if not scored:
+        return
+    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
+    golds = [example.answer for example, _ in splits["train"] if example.answer is not None]
+    check_golds(make_task(recipe.evaluate.task, schema, golds), [example for example, _ in scored])
 
 
 def _counts(pairs: Sequence[Pair], dropped: Sequence[str]) -> dict[str, Any]:

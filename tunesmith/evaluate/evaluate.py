@@ -6,14 +6,13 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
 
 from tunesmith import console
 from tunesmith.answers import answer_rows
-from tunesmith.base import Base, resolve
+from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, OutOfRoom, ProofFailed
@@ -22,9 +21,8 @@ from tunesmith.evaluate.likelihood import GoldRow, gold_rows, nats
 from tunesmith.evaluate.report import LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop
 from tunesmith.generate.slots import SlotGenerator
-from tunesmith.model.adapter import load_adapter
-from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters_off
+from tunesmith.model.tuned import default_device, load_as_trained, load_tuned
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, write_atomic
@@ -60,22 +58,16 @@ def evaluate(recipe: Recipe, run: Run, *, redact: bool = False) -> None:
 
 def _systems(recipe: Recipe, run: Run) -> Iterator[tuple[str, PreTrainedModel]]:
     """The tuned model and its base, both exactly as trained: same quantised weights, same type."""
-    base, device = resolve(recipe.model), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if recipe.tune.method == "full":
-        for name, one in (("tuned", replace(base, folder=run.adapter)), ("base", base)):
-            yield name, _load(one, recipe, device)
-            gc.collect()
-        return
-    model = _load(base, recipe, device)
-    load_adapter(model, run.adapter)
+    device = default_device()
+    model = load_tuned(recipe, run.adapter, device)
     yield "tuned", model
-    with adapters_off(model):
-        yield "base", model
-
-
-def _load(base: Base, recipe: Recipe, device: torch.device) -> PreTrainedModel:
-    console.note(f"loading {base.name} ({recipe.model.dtype}, quantize: {recipe.model.quantize}) on {device}")
-    return load_model(base, dtype=recipe.model.dtype, quantize=recipe.model.quantize, device=device)
+    if recipe.tune.method == "full":
+        del model
+        gc.collect()  # two whole models need not lie in memory together
+        yield "base", load_as_trained(recipe, resolve(recipe.model), device)
+    else:
+        with adapters_off(model):
+            yield "base", model
 
 
 def _answer(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunesmith.errors import RowCheckFailed
 from tunesmith.example import Example
 from tunesmith.generate.protocol import Decoding
@@ -64,18 +67,36 @@ def training_answers(run: Run) -> list[str]:
 
 
 def run_decoding(recipe: Recipe, run: Run) -> Decoding:
-    """evaluate.decoding with `max_tokens: auto` resolved: a quarter over the longest known answer, plus 16."""
+    """evaluate.decoding with `max_tokens: auto` resolved.
+
+    auto: a quarter over the longest known answer, plus 16, but no more than the longest scored prompt leaves room for.
+    """
     decoding = recipe.evaluate.decoding
-    known = [
-        Rows.open(run.data, split)
-        for split in ("train", "validation", "test")
-        if Rows.exists(run.data, split)
-    ]
-    longest = max(int(rows.learned_counts.max()) for rows in known)
     return Decoding(
-        max_tokens=longest * 5 // 4 + 16 if decoding.max_tokens == "auto" else decoding.max_tokens,
+        max_tokens=_longest_answer(run) if decoding.max_tokens == "auto" else decoding.max_tokens,
         temperature=decoding.temperature,
         top_p=decoding.top_p,
         seed=decoding.seed,
         samples=decoding.samples,
     )
+
+
+def _longest_answer(run: Run) -> int:
+    known = {
+        name: Rows.open(run.data, name)
+        for name in ("train", "validation", "test")
+        if Rows.exists(run.data, name)
+    }
+    wanted = max(int(rows.learned_counts.max()) for rows in known.values()) * 5 // 4 + 16
+    positions = run.read_json(run.data / "report.json").get("positions")
+    scored = known.get("test", known.get("validation"))
+    if positions is None or scored is None:
+        return wanted
+    room = int(positions) - max(_prompt_length(scored.learned(i)) for i in range(len(scored)))
+    return max(1, min(wanted, room))
+
+
+def _prompt_length(learned: NDArray[np.bool_]) -> int:
+    """Where the last answer begins."""
+    begins = np.flatnonzero(learned & ~np.concatenate([[False], learned[:-1]]))
+    return int(begins[-1]) if len(begins) else len(learned)
