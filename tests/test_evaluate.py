@@ -22,7 +22,6 @@ from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora
 from tunesmith.recipe import Tune
 from tunesmith.rows import Rows
-from tunesmith.tasks.score import read_predictions
 from tunesmith.run import Run
 
 TRAIN, TEST = reports(12, seed=1, name="train"), reports(6, seed=2, name="test")
