@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
-from tunesmith.templates import NAMED, compile_template
+from tunesmith.templates import NAMED, compile_template, frozen
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -201,7 +201,7 @@ class Contract:
             (place / name).write_bytes(content)
         config = json.loads(self.tokenizer_files.get("tokenizer_config.json", b"{}"))
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config | dict(self.special)
-        config["chat_template"] = self.template
+        config["chat_template"] = frozen(self.template, DATE)
         (place / "tokenizer_config.json").write_text(
             json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
@@ -296,7 +296,8 @@ class Contract:
         tail = self._ids(text[text.rindex(mark) + len(mark) :])
         if not tail or tail[0] not in self._control.values():
             raise ModelError(
-                f"the template {self.template_name!r} ends an answer with no control token, so the model could never stop",
+                f"the template {self.template_name!r} ends an answer with no control token: "
+                "the model could never stop",
                 where="model.template",
                 fix="use llama3, chatml or plain, or a .jinja file that ends an assistant's turn with such a token",
             )

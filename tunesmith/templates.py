@@ -82,3 +82,11 @@ def compile_template(source: str, date: str) -> Render:
             raise ModelError(f"the chat template fails: {error}", where="model.template") from None
 
     return render
+
+
+def frozen(source: str, date: str) -> str:
+    """The template for other programs: where it asks for today's date it finds `date`."""
+    if "date_string" not in source and "strftime_now" not in source:
+        return source
+    head = f'{{%- macro strftime_now(form) -%}}{date}{{%- endmacro -%}}{{%- set date_string = "{date}" %}}'
+    return head + ("\n" if source.startswith("\n") else "") + source  # a block eats the line break after it

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -106,6 +106,27 @@ def _targets(model: nn.Module, found: list[LoraLinear]) -> list[str]:
     return leaves if meant == set(names) else sorted(names)
 
 
+class StoredPair(NamedTuple):
+    """One linear's matrices as they lie in a file, A [r, in] and B [out, r], and what scales their product."""
+
+    A: Tensor
+    B: Tensor
+    rank: int
+    alpha: float
+    rslora: bool
+
+
+def read_adapter(folder: Path) -> dict[str, StoredPair]:
+    """Name of a linear in the base's model → its pair. ModelError as for `load_adapter`, but for names and shapes."""
+    config = _read_config(folder)
+    pairs = {}
+    for name, pair in _read_pairs(folder / WEIGHTS).items():
+        rank = _pattern(config["rank_pattern"], name, config["r"])
+        alpha = _pattern(config["alpha_pattern"], name, config["lora_alpha"])
+        pairs[name] = StoredPair(pair["A"], pair["B"], int(rank), float(alpha), bool(config["use_rslora"]))
+    return pairs
+
+
 def load_adapter(model: nn.Module, folder: Path, *, dropout: float = 0.0) -> list[str]:
     """Freeze `model` and put the adapters of `folder` beside its linears; returns their names.
 
@@ -114,9 +135,8 @@ def load_adapter(model: nn.Module, folder: Path, *, dropout: float = 0.0) -> lis
     """
     if adapters(model):
         raise ValueError("the model has adapters already")
-    config = _read_config(folder)
     weights = folder / WEIGHTS
-    pairs = _read_pairs(weights)
+    pairs = read_adapter(folder)
     known = set(linears(model))
     unknown = sorted(set(pairs) - known)
     if unknown:
@@ -130,12 +150,11 @@ def load_adapter(model: nn.Module, folder: Path, *, dropout: float = 0.0) -> lis
     model.requires_grad_(False)
     shared = Dropout(dropout)
     for name in [name for name in linears(model) if name in pairs]:
-        rank = _pattern(config["rank_pattern"], name, config["r"])
-        alpha = _pattern(config["alpha_pattern"], name, config["lora_alpha"])
-        adapter = attach(model, name, int(rank), float(alpha), bool(config["use_rslora"]), shared)
-        for half, parameter in (("A", adapter.A), ("B", adapter.B)):
-            _fill(parameter, pairs[name][half], f"{name}.lora_{half}", weights)
-    if all(not pair["B"].any() for pair in pairs.values()):
+        pair = pairs[name]
+        adapter = attach(model, name, pair.rank, pair.alpha, pair.rslora, shared)
+        for half, parameter, stored in (("A", adapter.A, pair.A), ("B", adapter.B, pair.B)):
+            _fill(parameter, stored, f"{name}.lora_{half}", weights)
+    if all(not pair.B.any() for pair in pairs.values()):
         console.warn(f"the adapter in {folder} changes nothing: all of its B matrices are zero")
     return [adapter.name for adapter in adapters(model)]
 

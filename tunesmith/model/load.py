@@ -7,7 +7,6 @@ misshapen tensor is an error, and so is a kind of model whose tensors would have
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -44,12 +43,7 @@ def load_model(
     the decoder layers become `FrozenLinear`s, while embeddings, norms and the head stay dense.
     """
     kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    config = AutoConfig.from_pretrained(base.folder)
-    packed = _check_config(config, base, quantize)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers' is untyped
-            config, attn_implementation=register(), dtype=kind
-        )
+    model, packed = empty_model(base, kind, quantize)
     tensors = StoredTensors(base)
     frozen = _fill(model, tensors, kind, quantize, packed, torch.device(device))
     for name, weight in frozen.items():
@@ -61,6 +55,17 @@ def load_model(
     model.config.use_cache = False
     model.train(False)
     return model
+
+
+def empty_model(base: Base, dtype: torch.dtype, quantize: str) -> tuple[PreTrainedModel, bool]:
+    """The base's model on the meta device, and whether its files hold NF4. ModelError for what can't be trained."""
+    config = AutoConfig.from_pretrained(base.folder)
+    packed = _check_config(config, base, quantize)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers' is untyped
+            config, attn_implementation=register(), dtype=dtype
+        )
+    return model, packed
 
 
 def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
@@ -115,7 +120,7 @@ def _fill(
             bar.update()
             if COMPUTED.search(key) or (packed and COMPANION.search(key)):
                 continue
-            name = _name_in(model, key, wanted)
+            name = name_in(model, key, wanted)
             if name is None:
                 left_over.append(key)
                 continue
@@ -161,7 +166,7 @@ def _tied(model: PreTrainedModel) -> dict[str, str]:
     return dict(keys) if isinstance(keys, dict) else {}
 
 
-def _name_in(model: PreTrainedModel, key: str, wanted: dict[str, Any]) -> str | None:
+def name_in(model: PreTrainedModel, key: str, wanted: dict[str, Any]) -> str | None:
     """A stored key's name in the model: itself, or behind the prefix that a headless checkpoint lacks."""
     prefixed = f"{model.base_model_prefix}.{key}"
     return key if key in wanted else prefixed if prefixed in wanted else None

@@ -75,6 +75,11 @@ class StoredTensors:
         tensor: Tensor = self._file_of[name].get_tensor(name)
         return tensor
 
+    def about(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Type (as safetensors names it) and shape, without reading the tensor."""
+        part = self._file_of[name].get_slice(name)
+        return part.get_dtype(), tuple(part.get_shape())
+
     def companions(self, name: str) -> dict[str, Tensor]:
         """`name` and what bitsandbytes stored beside it."""
         return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
