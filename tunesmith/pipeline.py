@@ -21,7 +21,7 @@ from typing import Any
 
 import tunesmith
 from tunesmith import console
-from tunesmith.errors import RunChanged
+from tunesmith.errors import ProofFailed, RunChanged
 from tunesmith.recipe import Recipe, Section
 from tunesmith.run import Run, sha256_file, write_atomic
 
@@ -47,9 +47,15 @@ def _evaluate(recipe: Recipe, run: Run) -> None:
 
 
 def _export(recipe: Recipe, run: Run) -> None:
+    from tunesmith.evaluate.report import write_report
     from tunesmith.export.export import export
 
-    export(recipe, run)
+    try:
+        export(recipe, run)
+    except ProofFailed:
+        write_report(recipe, run)
+        raise
+    write_report(recipe, run)  # again, with export's proofs and the systems that it scored
 
 
 @dataclass(frozen=True)

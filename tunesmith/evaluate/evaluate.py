@@ -31,7 +31,7 @@ from tunesmith.tasks.score import check_golds, score_predictions
 from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
 
 
-def evaluate(recipe: Recipe, run: Run, *, redact: bool = False) -> None:
+def evaluate(recipe: Recipe, run: Run) -> None:
     """Fills `run.predictions` and `run.report`; the proof `answers_stop` fails after the report is written."""
     scored, task = scored_rows(recipe, run), run_task(recipe, run)
     check_golds(task, scored.examples)  # before a model is loaded
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, run: Run, *, redact: bool = False) -> None:
             nll[name] = nats(_measuring(model, recipe), gold)
     _write_likelihood(run, scored, gold, nll)
     failure = _prove_stops(recipe, run, scored, task)
-    write_report(recipe, run, redact=redact)
+    write_report(recipe, run)
     if failure:
         raise failure
 

@@ -20,15 +20,21 @@ from tunesmith.view.series import load_series, read_lines
 LIKELIHOOD_FILE = "likelihood.jsonl"
 
 
-def write_report(recipe: Recipe, run: Run, *, redact: bool = False) -> dict[str, Any]:
+def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dict[str, Any]:
     """Scores every file in predictions/ and writes the three; returns report.json's content.
 
-    `redact`: report.html without any text of rows or answers (the other two never hold any).
+    `redact`: report.html without any text of rows or answers (the other two never hold any); None: as last time.
     """
+    if redact is None:
+        redact = bool(run.read_json(run.report / "report.json").get("redacted"))
     scored = scored_rows(recipe, run)
     systems = load_systems(run.predictions, scored.examples, run_task(recipe, run))
     systems = with_likelihood(systems, read_lines(run.report / LIKELIHOOD_FILE))
-    content = describe(recipe, run, scored, systems) | build(systems, seed=recipe.evaluate.decoding.seed)
+    content = (
+        describe(recipe, run, scored, systems)
+        | {"redacted": redact}
+        | build(systems, seed=recipe.evaluate.decoding.seed)
+    )
     run.write_json(run.report / "report.json", content)
     write_atomic(run.report / "report.md", markdown.render(content).encode("utf-8", "replace"))
     quoted = ([], []) if redact else (worst(systems), mistakes(systems))
