@@ -45,15 +45,14 @@ class _HeadLoss(torch.autograd.Function):
         )
         for part in _chunks(len(targets_n), weight_VH):
             h_cH = hidden_nH[part]
-            logits_cV = linear(h_cH, weight_VH, bias_V)
-            part_loss, grad_cV = _loss_and_gradient(logits_cV, targets_n[part].unsqueeze(1), scale)
+            part_loss, grad_cV = _chunk(h_cH, weight_VH, bias_V, targets_n[part], scale)
             loss += part_loss
             torch.mm(grad_cV, weight_VH, out=dh_nH[part])
             if dw_VH is not None:
                 dw_VH += grad_cV.t() @ h_cH
             if db_V is not None:
                 db_V += grad_cV.sum(0)
-            del logits_cV, grad_cV  # or the next chunk's would lie beside them
+            del grad_cV  # or the next chunk's logits would lie beside it
         ctx.save_for_backward(dh_nH, dw_VH, db_V)
         ctx.kept = weight_VH.dtype
         ctx.mark_non_differentiable(loss)
@@ -68,14 +67,16 @@ class _HeadLoss(torch.autograd.Function):
         return dh_nH * factor, dw_VH, db_V, None, None
 
 
-def _loss_and_gradient(logits_cV: Tensor, gold_c1: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Summed loss in nats, and scale × its gradient in the logits' type."""
-    wide = torch.promote_types(logits_cV.dtype, torch.float32)
-    logp_cV = torch.log_softmax(logits_cV, dim=-1, dtype=wide)
-    loss = -logp_cV.gather(1, gold_c1).sum(dtype=torch.float64)
-    grad_cV = logp_cV.exp_()
-    grad_cV.scatter_add_(1, gold_c1, grad_cV.new_full((len(grad_cV), 1), -1.0))
-    return loss, grad_cV.mul_(scale).to(logits_cV.dtype)  # scaled before it is rounded to a half type
+def _chunk(
+    h_cH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_c: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Summed loss in nats, and scale × its gradient for the logits, in the weight's type."""
+    wide, gold_c1 = torch.promote_types(weight_VH.dtype, torch.float32), targets_c.unsqueeze(1)
+    logp_cV = torch.log_softmax(linear(h_cH, weight_VH, bias_V), dim=-1, dtype=wide)
+    gold_logp_c1 = logp_cV.gather(1, gold_c1)
+    grad_cV = logp_cV.exp_().scatter_(1, gold_c1, gold_logp_c1.exp() - 1)
+    loss = -gold_logp_c1.sum(dtype=torch.float64)
+    return loss, grad_cV.mul_(scale).to(weight_VH.dtype)  # scaled before it is rounded to a half type
 
 
 def position_losses(hidden_nH: Tensor, head: nn.Linear, targets_n: Tensor) -> Tensor:

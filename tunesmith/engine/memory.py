@@ -24,13 +24,15 @@ from tunesmith.recipe import Recipe, Train
 GIB = 1 << 30
 CPU_TOKENS = 4096  # on a CPU more tokens at once gain nothing
 _STEPS_LOOKED_AT = 64
-_CONTEXT = 0.75 * GIB  # CUDA's own and the libraries' workspaces, which a card's total includes
-_USABLE = 0.94  # the rest goes to fragments between blocks of the allocator
+_CONTEXT = 0.6 * GIB  # CUDA's own, which a card's total includes
+_USABLE = 0.92  # the rest goes to gaps between the allocator's blocks
+_WORKSPACES = 0.1 * GIB  # cuBLAS and the like
 _HEAD_CHUNK = 256 << 20  # fp32 logits of a chunk, as in head.py
 _BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1}
-# relative speeds that decide between more micro-batches and more recomputation (seconds; an H200, order of magnitude)
-_PER_FLOP, _PER_WEIGHT_BYTE, _LAUNCHES = 1 / 450e12, 1 / 1.5e12, 1.7e-3
+# seconds a floating point operation, a byte of dense image and the launches of a layer's forward and backward took on
+# an H200 (8B shape); they only choose between more micro-batches and more recomputation
+_PER_FLOP, _PER_BYTE, _LAUNCHES = 1 / 290e12, 1 / 1.8e12, 4.2e-3
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,11 @@ class Shape:
         return self.trained * (masters + 4 + _OPTIMIZER_BYTES[self.optimizer])
 
     @property
-    def working(self) -> float:
-        """Bytes that one product and one chunk of the head need for a moment, whatever the tokens."""
+    def image(self) -> float:
+        """Bytes of the largest linear's dense image while it is used; a full gradient of embedding and head, too."""
         largest = max(a * b for a, b in self.linears.values())
-        image = {"nf4": self.bytes + 4 / 64, "int8": 4 + self.bytes}.get(self.quantize, 0) * largest
-        head = _HEAD_CHUNK * (1 + self.bytes / 4) + (4 * self.outer_weights if self.full else 0)
-        return image + head
+        dense = {"nf4": self.bytes + 4 / 64, "int8": 4 + self.bytes}.get(self.quantize, 0) * largest
+        return dense + (4 * self.outer_weights if self.full else 0)
 
     @property
     def kept(self) -> int:
@@ -143,35 +144,32 @@ class Shape:
             + 7 * b * self.rank
         )
 
-    @property
-    def passing(self) -> int:
-        """Bytes per token that one layer's backward and the ends of the stream need for a moment."""
-        b = self.bytes
-        return (4 * b + 1) * self.ffn + 12 * b * self.hidden
-
-    def per_token(self, recomputed: int) -> int:
-        """Bytes per token with the first `recomputed` layers recomputing."""
-        again = self.kept if recomputed == self.layers else 0
-        held = (self.layers - recomputed) * self.kept + recomputed * self.bytes * self.hidden
-        return held + again + self.passing
+    def moments(self, recomputed: int) -> list[tuple[float, float]]:
+        """(bytes, bytes per token) of the moments that can be the peak, the first `recomputed` layers recomputing."""
+        b, always = self.bytes, self.weights + self.state + self.image + _WORKSPACES
+        held = (self.layers - recomputed) * self.kept + recomputed * b * self.hidden
+        ends = 6 * b * self.hidden  # embedding, last norm, hidden states and their gradient
+        backward = (
+            2 * b + 1
+        ) * self.ffn + 4 * b * self.hidden  # down_proj: mask, its hash, gradients in and out
+        again = self.kept if recomputed == self.layers else 0  # else layers that are done have made room
+        return [(always + _HEAD_CHUNK * (1 + b / 4), held + ends), (always, held + again + backward)]
 
     def peak(self, tokens: int, recomputed: int) -> float:
         """Predicted bytes in torch's allocator."""
-        return self.weights + self.state + self.working + tokens * self.per_token(recomputed)
+        return max(constant + tokens * each for constant, each in self.moments(recomputed))
 
     def fits(self, budget: float, recomputed: int) -> int:
         """The most tokens whose peak is within `budget` bytes; 0 when there is no room at all."""
-        return max(0, int((budget - self.peak(0, recomputed)) // self.per_token(recomputed)))
+        return max(0, min(int((budget - constant) // each) for constant, each in self.moments(recomputed)))
 
     def seconds(self, tokens: int, recomputed: int) -> float:
         """Rough time of one micro-batch, to compare plans with."""
-        passes = 2 + recomputed / self.layers
+        passes = 2 + 0.8 * recomputed / self.layers
         computing = tokens * passes * 2 * (self.layers * self.layer_weights) * _PER_FLOP
         launching = self.layers * _LAUNCHES * passes / 2
         images = (
-            0.0
-            if self.quantize == "none"
-            else passes * self.layers * self.layer_weights * 2.5 * _PER_WEIGHT_BYTE
+            0.0 if self.quantize == "none" else passes * self.layers * self.layer_weights * 2.5 * _PER_BYTE
         )
         return max(computing, launching) + images
 

@@ -53,19 +53,21 @@ class PackedBatch:
         return self.targets.shape[0]
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on `device`; a copy from pinned memory doesn't wait."""
-        tensors = (
-            "ids",
-            "positions",
-            "cu_seqlens",
-            "learned",
-            "targets",
-            "rows",
-            "row_of",
-        )
+        """The same batch on `device`; to CUDA through pinned memory, so the host doesn't wait for running work."""
+        pin = torch.device(device).type == "cuda" and not self.ids.is_cuda
+
+        def move(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=True)
+
         return replace(
             self,
-            **{name: getattr(self, name).to(device, non_blocking=True) for name in tensors},
+            ids=move(self.ids),
+            positions=move(self.positions),
+            cu_seqlens=move(self.cu_seqlens),
+            learned=move(self.learned),
+            targets=move(self.targets),
+            rows=move(self.rows),
+            row_of=move(self.row_of),
         )
 
 
