@@ -9,7 +9,11 @@ import os
 import random
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+    from tunesmith.run import Run
 
 WORDS = (
     "tumour node margin stage grade biopsy lung colon left right cell small large no seen found with".split()
@@ -95,6 +99,20 @@ def _write_base(folder: Path) -> None:
         eos_token_id=257,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+def prepare_run(recipe: Path, runs: Path) -> tuple[Recipe, Run]:
+    """The recipe and its run with stage prepare done, for calling `train(recipe, run)` in this process."""
+    from tunesmith.data.prepare import prepare
+    from tunesmith.recipe_file import load_recipe
+    from tunesmith.run import Run
+
+    loaded = load_recipe(recipe)
+    run = Run(runs / loaded.name)
+    if not run.data.exists():
+        run.path.mkdir(parents=True)
+        prepare(loaded, run)
+    return loaded, run
 
 
 def start_training(recipe: Path, runs: Path, mutant: str | None = None) -> BaseProcess:

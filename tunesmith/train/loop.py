@@ -7,6 +7,7 @@ closed, and a resume begins by closing it. Nothing here draws a random number.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tunesmith.recipe import Train
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train.checkpoint import Checkpoints
-from tunesmith.train.faults import room
+from tunesmith.train.faults import not_finite, room
 from tunesmith.train.log import Log
 from tunesmith.train.signals import StopRequest
 from tunesmith.train.step import Stepper
@@ -87,9 +88,16 @@ class Loop:
     def _validate(self, rows: Rows) -> float | None:
         self.stepper.settle()  # a broken model is not worth a validation
         self.stepper.now = f"validation at step {self.stepper.state.step}"
-        return validation_loss(
-            self.stepper.engine, rows, self.stepper.plan, lambda: self.stop.signal is not None
-        )
+        engine, plan = self.stepper.engine, self.stepper.plan
+        loss = validation_loss(engine, rows, plan, lambda: self.stop.signal is not None)
+        if loss is not None and not math.isfinite(loss):
+            step = self.stepper.state.step
+            numbers = self.stepper.order.numbers(step).tolist()
+            last_good = max(self.checkpoints.steps(), default=None)
+            raise not_finite(
+                "the validation loss after the update", step, self.stepper.rows, numbers, last_good
+            )
+        return loss
 
     def _judge(self, loss: float) -> bool:
         """Keeps the books of the best checkpoint; whether this is a new best."""

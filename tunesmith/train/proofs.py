@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.engine.protocol import Engine, pack
+from tunesmith.engine.protocol import Engine, PackedBatch, pack, pack_sequences
 from tunesmith.model.lora import adapters, adapters_off
 from tunesmith.proof import Proof
 from tunesmith.rows import Rows
 
 _SLACK = 4.0  # times the measured noise
+_POSITIONS = 32  # of a row whose logits are compared
 _ENTRIES = 1 << 22  # of a gradient that are compared
 
 
@@ -28,16 +30,17 @@ def sample(rows: Rows, numbers: Sequence[int], count: int = 4) -> list[int]:
 
 
 def packed_equals_unpacked(engine: Engine, rows: Rows, numbers: Sequence[int], dtype: torch.dtype) -> Proof:
-    """Each row's loss in a stream with others against its loss alone (nats per learned token)."""
-    alone = {n: _row_means(engine, rows, [n])[0] for n in numbers}
+    """Each row's logits in a stream with others against its logits alone, relative to their size."""
+    alone = {n: engine.logits(_short(rows, [n])) for n in numbers}
     first, later = [0.0], [0.0]
     for i in range(len(numbers)):
         turned = [*numbers[i:], *numbers[:i]]
-        for place, (n, mean) in enumerate(zip(turned, _row_means(engine, rows, turned), strict=True)):
-            (later if place else first).append(abs(mean - alone[n]))
+        packed = torch.split(engine.logits(_short(rows, turned)), [len(alone[n]) for n in turned])
+        for place, (n, logits) in enumerate(zip(turned, packed, strict=True)):
+            (later if place else first).append(float((logits - alone[n]).norm() / alone[n].norm()))
     figure, limit = max(later), _SLACK * max(first) + 4 * torch.finfo(dtype).eps + 1e-5
     detail = (
-        f"largest difference of a row's loss packed and alone, {len(numbers)} rows; noise {max(first):.2g}"
+        f"relative distance of a row's logits packed and alone, {len(numbers)} rows; noise {max(first):.2g}"
     )
     return Proof("packed_equals_unpacked", figure <= limit, figure, limit, detail)
 
@@ -57,7 +60,7 @@ def accumulation_is_exact(engine: Engine, rows: Rows, numbers: Sequence[int], dt
 
 def adapter_reloads(engine: Engine, rows: Rows, numbers: Sequence[int], reload: Callable[[], None]) -> Proof:
     """Logits as trained against logits after all trained weights were wiped and read back from the written folder."""
-    batch = pack(rows, numbers, step=0)
+    batch = _short(rows, numbers)
     trained = engine.logits(batch)
     noise = _distance(engine.logits(batch), trained)
     engine.parameters.data.fill_(0.01)
@@ -69,7 +72,7 @@ def adapter_reloads(engine: Engine, rows: Rows, numbers: Sequence[int], reload: 
 
 def adapter_has_effect(engine: Engine, model: nn.Module, rows: Rows, numbers: Sequence[int]) -> Proof:
     """Logits with the adapter against the base's own; and no B may be all zeros."""
-    batch = pack(rows, numbers, step=0)
+    batch = _short(rows, numbers)
     tuned = engine.logits(batch)
     noise = _distance(engine.logits(batch), tuned)
     with adapters_off(model):
@@ -82,10 +85,12 @@ def adapter_has_effect(engine: Engine, model: nn.Module, rows: Rows, numbers: Se
     return Proof("adapter_has_effect", figure > _SLACK * noise and not zeros, figure, limit, detail)
 
 
-def _row_means(engine: Engine, rows: Rows, numbers: Sequence[int]) -> list[float]:
-    nll_R, learned_R = engine.row_losses(pack(rows, numbers, step=0))
-    means: list[float] = (nll_R / learned_R.clamp(min=1)).tolist()
-    return means
+def _short(rows: Rows, numbers: Sequence[int]) -> PackedBatch:
+    """Whole rows, of which only the last learned tokens count: logits are wide."""
+    learned = [rows.learned(n).copy() for n in numbers]
+    for mask in learned:
+        mask[np.flatnonzero(mask)[:-_POSITIONS]] = False
+    return pack_sequences([rows.ids(n) for n in numbers], learned, numbers, step=0)
 
 
 def _gradient(engine: Engine, rows: Rows, batches: Sequence[Sequence[int]], learned: int) -> Tensor:
