@@ -40,12 +40,12 @@ KINDS = {
 
 
 def tiny(
-    kind: str = "llama", *, dtype: torch.dtype = torch.float32, attention: str = "eager"
+    kind: str = "llama", *, dtype: torch.dtype = torch.float32, attention: str = "eager", **config: Any
 ) -> PreTrainedModel:
     """A model with random weights large enough that every part matters to its logits."""
     config_class, model_class, more = KINDS[kind]
     torch.manual_seed(0)
-    model = model_class(config_class(**(SIZES | more), attn_implementation=attention))
+    model = model_class(config_class(**(SIZES | more | config), attn_implementation=attention))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name else 0.0, 0.3 if parameter.dim() == 1 else 0.12)

@@ -29,6 +29,7 @@ _USABLE = 0.92  # the rest goes to gaps between the allocator's blocks
 _WORKSPACES = 0.1 * GIB  # cuBLAS and the like
 _HEAD_CHUNK = 256 << 20  # fp32 logits of a chunk, as in head.py
 _BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+_NORMED_HEADS = ("qwen3", "olmo2", "olmo3", "exaone4", "apertus")
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1}
 # seconds a floating point operation, a byte of dense image and the launches of a layer's forward and backward took on
 # an H200 (8B shape); they only choose between more micro-batches and more recomputation
@@ -53,6 +54,7 @@ class Shape:
     trained: int  # numbers
     full: bool
     optimizer: str
+    normed_heads: bool = False  # queries and keys go through norms of their own
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Shape:
                 trained=0,
                 full=recipe.tune.method == "full",
                 optimizer=recipe.train.optimizer,
+                normed_heads=str(config.get("model_type")) in _NORMED_HEADS,
             )
         except KeyError as missing:
             raise ModelError(
@@ -135,7 +138,7 @@ class Shape:
     def kept(self) -> int:
         """Bytes that a layer keeps per token for its backward."""
         b = self.bytes
-        norms = 2 * (4 + b) * self.hidden
+        norms = 2 * (4 + b) * self.hidden + (4 * (self.queries + self.keys) if self.normed_heads else 0)
         return (
             norms
             + b * (2 * self.queries + 2 * self.keys)

@@ -32,11 +32,12 @@ class MicroBatchPlan:
         longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         if self.padded:
             return self._rectangles(longest_first, lengths, self.tokens)
-        for count in range(max(1, -(-sum(lengths) // self.tokens)), len(lengths) + 1):
+        fewest = min(-(-sum(lengths) // self.tokens), len(lengths))
+        for count in range(max(1, fewest), len(lengths)):
             bins = self._even(longest_first, lengths, count)
-            if count == len(lengths) or max(sum(lengths[i] for i in b) for b in bins) <= self.tokens:
+            if max(sum(lengths[i] for i in b) for b in bins) <= self.tokens:
                 return [sorted(b) for b in bins]
-        return []
+        return [[i] for i in longest_first]  # each alone: a row longer than the budget, too
 
     @staticmethod
     def _even(longest_first: list[int], lengths: Sequence[int], count: int) -> list[list[int]]:
