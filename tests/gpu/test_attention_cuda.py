@@ -20,7 +20,7 @@ def run(packed: Packed, tensors: list[torch.Tensor], window: int | None) -> list
     q, k, v = (x.transpose(0, 1)[None] for x in leaves)
     output = packed.attend(0, q, k, v, q.shape[-1] ** -0.5, window)[0]
     torch.manual_seed(1)
-    output.backward(torch.randn(output.shape, device=output.device).to(output.dtype))
+    output.backward(torch.randn(output.shape, device=output.device).half().to(output.dtype))
     return [output.detach().float(), *(x.grad.float() for x in leaves if x.grad is not None)]
 
 
@@ -53,7 +53,7 @@ def test_mutants_are_caught() -> None:
     merged = Packed(torch.tensor([0, *edges[2:]], dtype=torch.int32, device="cuda"), max(LENGTHS))
     right = run(packed, tensors, 10)
     for wrong in (run(merged, tensors, 10), run(packed, tensors, 11)):
-        assert all((a - b).norm() / a.norm() > 0.01 for a, b in zip(right, wrong, strict=True))
+        assert all((a - b).norm() / a.norm() > 0.05 for a, b in zip(right, wrong, strict=True))
 
 
 def test_slot_decode_equals_packed() -> None:
