@@ -16,9 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from tunesmith.base import resolve
 from tunesmith.engine.protocol import MicroBatchPlan, pack
+from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
 from tunesmith.rows import Rows
-from tunesmith.train.build import build_engine
+from tunesmith.train.build import build_model
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
         tune=Tune(dropout=arguments.dropout),
         train=Train(recompute=arguments.recompute),
     )
-    engine = build_engine(recipe, resolve(recipe.model), torch.device("cuda"))
+    engine = ReferenceEngine(build_model(recipe, resolve(recipe.model), torch.device("cuda")), recipe)
     layers = engine.model.config.num_hidden_layers
     engine.use(MicroBatchPlan(arguments.tokens, None, (arguments.recompute,) * layers))
     rows = Rows.open(arguments.work / "prepared" / "data", "train")
@@ -63,7 +64,8 @@ def main() -> None:
     torch.cuda.synchronize()
     device = time.perf_counter() - begin
     print(
-        f"{len(numbers)} rows, {total} tokens: {device * 1e3:.1f} ms, host {host * 1e3:.1f} ms, {total / device:.0f} tokens/s"
+        f"{len(numbers)} rows, {total} tokens: {device * 1e3:.1f} ms, host {host * 1e3:.1f} ms, "
+        f"{total / device:.0f} tokens/s"
     )
     print(f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB allocated")
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:

@@ -27,10 +27,11 @@ from transformers import AutoModelForCausalLM
 from tunesmith.base import resolve
 from tunesmith.data.prepare import prepare
 from tunesmith.engine.protocol import PackedBatch, pack
+from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
 from tunesmith.rows import Rows
 from tunesmith.run import Run
-from tunesmith.train.build import build_engine
+from tunesmith.train.build import build_model
 from tunesmith.train.optimizer import Optimizer
 from tunesmith.train.order import Order
 from tunesmith.train.schedule import Schedule
@@ -113,7 +114,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
     prepare(recipe, run)
     rows = Rows.open(run.data, "train")
     order = Order(len(rows), batch=16, seed=0, epochs=1, max_steps=None)
-    engine = build_engine(recipe, resolve(recipe.model), torch.device("cpu"))
+    engine = ReferenceEngine(build_model(recipe, resolve(recipe.model), torch.device("cpu")), recipe)
     plan = engine.plan(rows.lengths)
     engine.use(plan)
     stepper = Stepper(
