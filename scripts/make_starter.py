@@ -1,6 +1,6 @@
 """Makes the starter: a tiny Llama and its tokenizer, trained from nothing on text of our own generators.
 
-    python3 scripts/make_starter.py --out FOLDER --steps 12000 --device cuda     # about five minutes on one H200
+    python3 scripts/make_starter.py --out FOLDER --steps 20000 --device cuda     # four minutes on one H200
     python3 scripts/make_starter.py --out FOLDER --trial                         # LoRA on the cancer reports
 
 Worker processes write the text while the model learns; shard n is the same on every machine, so is the order.
@@ -184,8 +184,10 @@ def batches(shards: Iterator[dict[str, Any]], tokens: int, documents: int) -> It
             targets = targets[:room]
             predict[: len(targets)] = targets - 1
             wanted[: len(targets)] = stream[targets]
-            yield {"ids": stream, "positions": positions, "cu_seqlens": cu_seqlens, "predict": predict, "wanted": wanted,
-                   "used": used, "copies": shard["copies"] if first == 0 else None}  # fmt: skip
+            yield {
+                "ids": stream, "positions": positions, "cu_seqlens": cu_seqlens, "predict": predict,
+                "wanted": wanted, "used": used, "copies": shard["copies"] if first == 0 else None,
+            }  # fmt: skip
             first = last
 
 
@@ -200,7 +202,6 @@ def save(model: Llama, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(model.state(), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(model.config(), indent=2) + "\n", "utf-8")
     eos, text_end, pad, bos = (
         starter_tokenizer.SIZE - len(starter_tokenizer.SPECIAL) + starter_tokenizer.SPECIAL.index(f"<|{n}|>")
         for n in ("eot_id", "end_of_text", "finetune_right_pad_id", "begin_of_text")
@@ -311,8 +312,11 @@ def train(args: argparse.Namespace) -> None:
     )
     if args.device == "cuda" and kept.min() < 100:
         raise SystemExit("a token of the vocabulary was hardly ever copied")
-    facts = {"steps": args.steps, "tokens": seen, "tokens_a_step": args.tokens, "learning_rate": args.lr, "seed": args.seed,
-             "held_out_loss": loss_out, "held_out_rows_right": exact, "fewest_copies_of_a_token": int(kept.min())}  # fmt: skip
+    facts = {
+        "steps": args.steps, "tokens": seen, "tokens_a_step": args.tokens, "learning_rate": args.lr,
+        "seed": args.seed, "held_out_loss": loss_out, "held_out_rows_right": exact,
+        "fewest_copies_of_a_token": int(kept.min()),
+    }  # fmt: skip
     (args.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
 
@@ -321,7 +325,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--tokens", type=int, default=65536, help="tokens a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--layers", type=int, default=4)

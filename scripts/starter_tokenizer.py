@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from starter_text import _CLINIC, CLAUSES, FILLERS
+from starter_sentences import CLAUSES, CLINIC, FILLERS
 from starter_words import (
     ADJECTIVES,
     CLINICAL,
@@ -47,7 +47,7 @@ TEMPLATE = (
 
 def _corpus() -> Iterator[str]:
     rng = random.Random("tokenizer")
-    sentences = [*CLAUSES, *FILLERS, *(s for group in _CLINIC.values() for s in group)]
+    sentences = [*CLAUSES, *FILLERS, *(s for group in CLINIC.values() for s in group)]
     prose = [w for s in sentences for w in re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", "", s))]
     lists = (NOUNS, NOUNS, ADJECTIVES, VERBS, [*PREPOSITIONS, *FUNCTION], CLINICAL, CLINICAL, prose)
     for _ in range(60_000):

@@ -32,7 +32,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, row: Row) -> tuple[list[int], lis
     turn = [{"role": "user", "content": f"{row['instruction']}\n\n{row['input']}"}]
     prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     answer = json.dumps(row["output"], ensure_ascii=False) + "<|eot_id|>"
-    return tuple(tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, answer))  # type: ignore[return-value]
+    return tuple(tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, answer))
 
 
 def items(value: object) -> set[str]:
@@ -80,7 +80,7 @@ def answers(model: Any, tokenizer: PreTrainedTokenizerFast, test: Sequence[Row],
         ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in lot], device=device)
         made = model.generate(
             input_ids=ids,
-            attention_mask=(ids != pad).long(),
+            attention_mask=ids.ne(pad).to(torch.long),
             max_new_tokens=220,
             do_sample=False,
             pad_token_id=pad,
@@ -109,8 +109,8 @@ def report(name: str, test: Sequence[Row], texts: Sequence[object]) -> np.ndarra
     print(f"{name}: item F1 {f1(counts):.3f}, seen {f1(counts[~unseen]):.3f}, unseen {f1(counts[unseen]):.3f}, "
           f"schema-valid {ok:.3f}, exact {exact:.3f}", flush=True)  # fmt: skip
     for field in FIELDS:
-        per = [np.array([_one(r["output"][field], p, field) for r, p, u in zip(test, parsed, unseen, strict=True) if u == w])
-               for w in (False, True)]  # fmt: skip
+        ones = np.array([_one(r["output"][field], p, field) for r, p in zip(test, parsed, strict=True)])
+        per = [ones[~unseen], ones[unseen]]
         print(f"    {field:16} seen {f1(per[0]):.3f} unseen {f1(per[1]):.3f}", flush=True)
     return counts
 
@@ -166,10 +166,8 @@ def tune(
         total += loss.item()
         if (step + 1) % 100 == 0 or step < 3 or step == steps - 1:
             took = time.perf_counter() - begun
-            print(
-                f"  step {step + 1} loss {total / (100 if step >= 99 else 1):.4f} {tokens / took:,.0f} tokens/s {took:.0f} s",
-                flush=True,
-            )
+            mean = total / (100 if step >= 99 else 1)
+            print(f"  step {step + 1} loss {mean:.4f} {tokens / took:,.0f} tokens/s {took:.0f} s", flush=True)
             total = 0.0
     return model
 
