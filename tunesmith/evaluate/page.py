@@ -169,8 +169,8 @@ def _slices(content: Mapping[str, Any]) -> str:
     made += table(head, rows[False]) if rows[False] else ""
     if rows[True]:
         made += (
-            f"<details{'' if len(rows[True]) > SHOWN_SMALL else ' open'}><summary>{len(rows[True])} of fewer than "
-            f"{SMALL} rows, too few to say much</summary>{table(head, rows[True], kind='small')}</details>"
+            f"<details{'' if len(rows[True]) > SHOWN_SMALL else ' open'}><summary>{len(rows[True])} with fewer than "
+            f"{SMALL} rows each, too few to say much</summary>{table(head, rows[True], kind='small')}</details>"
         )
     return made
 
@@ -194,8 +194,8 @@ def _training(series: Mapping[str, Series]) -> str:
         listed = table(["step", "training loss", "validation loss", "gap"], rows)
         parts.append(
             f"<details><summary>The gap between training and validation: {escape(rows[-1][3])} at step "
-            f'{rows[-1][0]}</summary>{listed}<p class="note">Training loss is the mean since the validation before. A '
-            "growing gap means that the model learns its rows by heart.</p></details>"
+            f'{rows[-1][0]}</summary>{listed}<p class="note">Training loss is the mean over the last '
+            "quarter of the steps before. A growing gap means that the model learns its rows by heart.</p></details>"
         )
     if "learning_rate" in series:
         steps = figures.svg(figures.step_curves(series), "learning rate, gradient norm and speed")
@@ -216,7 +216,9 @@ def _proofs(content: Mapping[str, Any]) -> str:
         ]
         for proof in content["proofs"]
     ]
-    return "<h2>Proofs</h2>" + table(["proof", "", "figure", "limit", "what was compared"], rows, kind="text")
+    return "<h2>Proofs</h2>" + table(
+        ["proof", "", "figure", "limit", "what was compared"], rows, kind="text proofs"
+    )
 
 
 def _facts(content: Mapping[str, Any]) -> str:

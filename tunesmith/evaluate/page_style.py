@@ -30,6 +30,7 @@ th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid var(--lin
 th { font-weight: 600; color: var(--soft); white-space: nowrap; } thead th { border-bottom: 1.5px solid var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 2px; } table.text th, table.text td { text-align: left;
   overflow-wrap: break-word; } tbody tr:last-child td { border-bottom: none; }
+table.proofs td:nth-child(-n+4) { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
 td .what { display: block; color: var(--soft); font-size: 0.78rem; max-width: 30em; white-space: normal; }
 table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-top: 1.5px solid var(--soft); }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import TunesmithError
 from tunesmith.tasks.json_answer import read_object
-from tunesmith.tasks.normalise import is_null, items, leaves, words
+from tunesmith.tasks.normalise import is_null, items, leaves, split_items, words
 from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table
 from tunesmith.tasks.schema import SchemaChecker, fields_of, infer_schema
 from tunesmith.tasks.sums import Metric, Sums, mean, ratio
@@ -192,7 +192,8 @@ class ExtractionTask:
         return field.split(".") if field not in self.schema.get("properties", {}) else [field]
 
     def _texts(self, parsed: Parsed) -> list[str]:
-        return [leaf for field in self.fields for leaf in leaves(_at(parsed.value, field))]
+        found = [leaf for field in self.fields for leaf in leaves(_at(parsed.value, field))]
+        return [item for leaf in found for item in split_items(leaf)]
 
     def _verdicts(self, gold: Parsed, predicted: Parsed) -> list[str]:
         return [
@@ -235,8 +236,8 @@ _MEANING = {
     "missed": "share of gold values answered by null, or by an answer that can't be parsed; lower is better",
     "wrong": "share of gold values answered by another value, or only partly; lower is better",
     "hallucinated": "share of gold nulls answered by a value; lower is better",
-    "grounded_words": "share of words of predicted values that stand in the input",
-    "grounded_values": "share of predicted values that stand in the input as a whole",
+    "grounded_words": "share of words of predicted items that stand in the input",
+    "grounded_values": "share of predicted items that stand in the input as a whole",
     "gold_grounded_words": "the same for the gold answers: what a perfect model reaches",
     "gold_grounded_values": "the same for the gold answers: what a perfect model reaches",
     "exact": "share of the field's gold values answered by equal JSON",

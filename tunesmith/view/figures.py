@@ -217,5 +217,6 @@ def _frame_losses(axes: Axes, values: Sequence[float]) -> None:
     ordered = sorted(value for value in values if value == value)
     if not ordered:
         return
-    top = max(ordered[int(0.97 * (len(ordered) - 1))] * 1.15, ordered[0] * 1.05)
+    usual = ordered[int(0.97 * (len(ordered) - 1))] if len(ordered) > 30 else ordered[-1]
+    top = max(usual * 1.15, ordered[0] * 1.05)
     axes.set_ylim(max(0.0, ordered[0] - 0.08 * (top - ordered[0])), top)

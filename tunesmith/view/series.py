@@ -18,7 +18,7 @@ class Series(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Validation loss beside the training loss since the validation before it. A growing gap is overfitting."""
+    """Validation loss beside the training loss just before it. A growing gap is overfitting."""
 
     step: int
     training: float | None
@@ -54,7 +54,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def gaps(series: dict[str, Series]) -> list[Gap]:
-    """One for each validation; training loss is the mean of the logged ones since the validation before."""
+    """One for each validation. Training loss is the mean over the last quarter of the steps since the one before:
+    over all of them it would be that of a younger model."""
     if "validation_loss" not in series:
         return []
     training = series.get("loss", Series("loss", [], []))
@@ -63,7 +64,7 @@ def gaps(series: dict[str, Series]) -> list[Gap]:
         series["validation_loss"].steps, series["validation_loss"].values, strict=True
     ):
         pairs = zip(training.steps, training.values, strict=True)
-        recent = [value for at, value in pairs if after < at <= step]
+        recent = [value for at, value in pairs if step - (step - after) / 4 < at <= step]
         made.append(Gap(step, sum(recent) / len(recent) if recent else None, validation))
         after = step
     return made
