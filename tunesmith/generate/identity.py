@@ -17,7 +17,8 @@ SAMPLES = 64  # values of each tensor: a trained or requantised one differs near
 @torch.no_grad()
 def model_key(model: PreTrainedModel) -> str:
     """Hash of architecture, evenly spaced values of every tensor, and the adapters with their scales, on or off."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    config = model.config.to_dict() | {"_name_or_path": None}  # where a model lies changes no answer
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(repr([(one.name, one.scaling, one.enabled) for one in adapters(model)]).encode())
     picked: dict[torch.dtype, list[Tensor]] = {}
     for name, tensor in sorted(model.state_dict().items()):

@@ -54,8 +54,8 @@ def merged_weight(weight_OI: Tensor, delta: Delta, dtype: torch.dtype) -> Tensor
     return torch.addmm(weight_OI.float(), B, A, alpha=delta.scaling).to(dtype)
 
 
-def stored_type(base: Base) -> torch.dtype:
-    """The floating type of most of the base's numbers; fp32 also where none is floating."""
+def stored_types(base: Base) -> Counter[torch.dtype]:
+    """How many of the base's floating numbers are stored in which type."""
     sizes: Counter[torch.dtype] = Counter()
     tensors = StoredTensors(base)
     for name in tensors:
@@ -63,13 +63,19 @@ def stored_type(base: Base) -> torch.dtype:
         dtype = TYPES.get(kind, torch.uint8)
         if dtype.is_floating_point:
             sizes[dtype] += math.prod(shape)
-    return sizes.most_common(1)[0][0] if sizes else torch.float32
+    return sizes
+
+
+def exact_type(base: Base) -> torch.dtype:
+    """A type that holds all of the base's numbers: the one they are stored in, or fp32."""
+    types = list(stored_types(base))
+    return types[0] if len(types) == 1 and types[0] in HALVES else torch.float32
 
 
 def merged_type(base: Base, trained_in: torch.dtype) -> torch.dtype:
     """The 16-bit type to answer in: that of training; after training in fp32 the base's own; else bf16."""
-    stored = stored_type(base)
-    return next((dtype for dtype in (trained_in, stored) if dtype in HALVES), torch.bfloat16)
+    stored = [dtype for dtype, _ in stored_types(base).most_common(1)]
+    return next((dtype for dtype in (trained_in, *stored) if dtype in HALVES), torch.bfloat16)
 
 
 def merge_weights(

@@ -1,0 +1,108 @@
+"""Where the base was quantised in training, the adapter can be merged into two bases; scores decide between them.
+
+`original`    the base's own 16-bit weights: more exact than what training saw, but not what the adapter was fitted to
+`dequantized` the image of the quantised weights that training saw
+Both answer the validation rows beside the live adapter. The better one is kept, `dequantized` where they are equal; one
+whose difference from the live adapter can't be chance is out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from transformers import PreTrainedModel
+
+from tunesmith import console
+from tunesmith.answers import answer_rows
+from tunesmith.contract import Contract
+from tunesmith.example import Example
+from tunesmith.generate.slots import SlotGenerator
+from tunesmith.model.merge import Source
+from tunesmith.recipe import Recipe
+from tunesmith.rows import Rows
+from tunesmith.run import Run
+from tunesmith.statistics import Interval, paired_difference
+from tunesmith.tasks.score import score_predictions
+from tunesmith.view.scored import chosen, run_decoding, run_task, scored_rows
+
+MOST = 200  # validation rows that candidates are compared on, where these are not scored anyway
+FOLDER = "choice"  # in predictions/
+
+
+class Choice(NamedTuple):
+    """The rows that candidates answer, and the live adapter's answers to them (a file in predictions/)."""
+
+    examples: list[Example]
+    live: str
+    scored: bool
+    """These are the report's rows."""
+
+
+class Compared(NamedTuple):
+    """A candidate's headline score, and by how much it differs from the live adapter's."""
+
+    score: float
+    difference: Interval
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference can be chance."""
+        return self.difference.low <= 0 <= self.difference.high
+
+
+def choice_rows(recipe: Recipe, run: Run) -> Choice | None:
+    """Validation rows, of which the report scores all or none. None where there are no validation rows."""
+    scored = scored_rows(recipe, run)
+    if scored.split == "validation":
+        return Choice(scored.examples, "tuned", True)
+    if not Rows.exists(run.data, "validation"):
+        return None
+    rows = Rows.open(run.data, "validation")
+    numbers = chosen(len(rows), MOST, recipe.evaluate.decoding.seed)
+    return Choice([rows.example(number) for number in numbers], f"{FOLDER}/live", False)
+
+
+def answer(recipe: Recipe, run: Run, model: PreTrainedModel, examples: list[Example], name: str) -> None:
+    """Writes predictions/NAME.jsonl, by the contract and decoding that evaluate uses."""
+    out = run.predictions / f"{name}.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contract, decoding = Contract.load(run.contract_folder), run_decoding(recipe, run)
+    generator = SlotGenerator(model, slots=recipe.evaluate.batch)
+    total = len(examples) * decoding.samples
+    with console.progress(f"answer {name}", total=total, unit="answers") as bar:
+        answer_rows(
+            examples,
+            contract,
+            generator,
+            run_task(recipe, run),
+            decoding,
+            out,
+            on_done=lambda done: bar.update(done),
+        )
+
+
+def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> dict[Source, Compared]:
+    """Scores of the candidates against the live adapter, from predictions/."""
+    task = run_task(recipe, run)
+    metric, seed = task.metrics()[task.headline], recipe.evaluate.decoding.seed
+    live = score_predictions(run.predictions / f"{choice.live}.jsonl", choice.examples, task)
+    made: dict[Source, Compared] = {}
+    for source in sources:
+        path = run.predictions / FOLDER / f"{source}.jsonl"
+        scored = score_predictions(path, choice.examples, task)
+        whole = {name: values.sum(keepdims=True) for name, values in scored.counts.items()}
+        difference = paired_difference(live.counts, scored.counts, live.documents, metric, seed=seed)
+        made[source] = Compared(float(metric(whole)[0]), difference)
+        console.note(
+            f"merged into the {source} base: {task.headline} {made[source].score:.3f}, "
+            f"live adapter {made[source].score - difference.value:.3f} "
+            f"(difference {difference.low:+.3f} to {difference.high:+.3f}, n = {difference.n})"
+        )
+    return made
+
+
+def choose(compared: Mapping[Source, Compared]) -> Source:
+    """The better of those that agree with the live adapter; of all where none does."""
+    agreeing = [source for source, one in compared.items() if one.agrees] or list(compared)
+    return max(agreeing, key=lambda source: (compared[source].score, source == "dequantized"))

@@ -1,0 +1,69 @@
+"""The proofs of a merged model: pure, from logits [n, V] and scores that were measured in this very run."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tunesmith.proof import Proof
+from tunesmith.statistics import Interval
+
+SLACK = 3.0  # times the noise
+FLOOR = 1e-5  # a limit for models whose noise is 0
+
+
+def merged_equals_fp32_merge(reloaded: Tensor, in_memory: Tensor, singly: Tensor) -> Proof:
+    """The folder, reloaded, against the merge in memory; noise: the same rows as one stream and one by one."""
+    noise = largest(in_memory, singly)
+    figure, limit = largest(reloaded, in_memory), SLACK * noise + FLOOR
+    detail = (
+        f"largest difference of a logit, reloaded folder and fp32 merge in memory, {len(reloaded)} positions; "
+        f"between two batch shapes {noise:.2g}"
+    )
+    return Proof("merged_equals_fp32_merge", figure <= limit, figure, limit, detail)
+
+
+def merged_close_to_adapter(reloaded: Tensor, live: Tensor, rerounded: Tensor) -> Proof:
+    """The folder against the live adapter; noise: the adapter on a base whose weights were rounded once more."""
+    noise = spread(live, rerounded)
+    figure, limit = spread(reloaded, live), SLACK * noise
+    detail = (
+        f"root mean square difference of logits, merged and live adapter, {len(live)} positions; "
+        f"one random rounding of the base's weights makes {noise:.2g}"
+    )
+    return Proof("merged_close_to_adapter", figure <= limit, figure, limit, detail)
+
+
+def merged_has_effect(reloaded: Tensor, base: Tensor, again: Tensor, rerounded_by: float) -> Proof:
+    """The folder against a merge of nothing (`base`, and the same measured `again`)."""
+    noise = spread(base, again)
+    figure, limit = spread(reloaded, base), SLACK * noise
+    detail = (
+        f"root mean square difference of logits, merged and base, {len(base)} positions; "
+        f"one random rounding of the base's weights makes {rerounded_by:.2g}"
+    )
+    return Proof("merged_has_effect", figure > limit, figure, f"> {limit:.2g}", detail)
+
+
+def merged_scores_as_adapter(metric: str, difference: Interval, source: str) -> Proof:
+    """The score of the merge into the `source` weights against the live adapter's, on the same rows."""
+    passed = difference.low <= 0 <= difference.high
+    detail = (
+        f"{metric}, merged into the {source} base less live adapter, n = {difference.n} rows: the 95 % interval "
+        f"{difference.low:+.3f} to {difference.high:+.3f} has to hold 0"
+    )
+    limit = "interval holds 0"
+    return Proof("merged_scores_as_adapter", passed, difference.value, limit, detail)
+
+
+def largest(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; infinite where a number is not finite."""
+    return _finite(float((a - b).abs().max()))
+
+
+def spread(a: Tensor, b: Tensor) -> float:
+    """Root mean square difference; infinite where a number is not finite."""
+    return _finite(float((a - b).double().square().mean().sqrt()))
+
+
+def _finite(value: float) -> float:
+    return value if value == value else float("inf")
