@@ -139,6 +139,9 @@ def test_exported_systems_are_scored_and_stale_ones_left_out(run, capsys):
     content = write_report(recipe(), run)
     assert list(content["scores"])[-1] == "merged"
     assert "item_f1" in content["differences"]["merged"]
+    value = {name: content["scores"][name]["item_f1"]["value"] for name in ("merged", "tuned")}
+    assert content["exported"]["merged"]["value"] == pytest.approx(value["merged"] - value["tuned"])
+    assert "against the live adapter" in (run.report / "report.md").read_text()
     assert "old is left out" in capsys.readouterr().err
 
 

@@ -123,6 +123,11 @@ def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, A
             for floor in FLOORS
             if floor in systems.scored
         }
+        content["exported"] = {
+            name: _difference(systems, "tuned", name, task.headline, draws, seed)
+            for name in systems.scored
+            if name not in (*FIRST, *FLOORS)
+        }
         test = mcnemar(systems.scored["base"].correct, systems.scored["tuned"].correct)
         content["mcnemar"] = {"only_base": test.only_first, "only_tuned": test.only_second, "p": test.p}
     content["slices"] = _slices(systems, draws, seed)

@@ -66,6 +66,11 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     for floor, over in content.get("over_floors", {}).items():
         if over["low"] is not None and over["low"] <= 0:
             made.append(f"It is not shown to beat the {shown_name(floor)} floor, which needs no model.")
+    for system, change in content.get("exported", {}).items():
+        value, change_by = number(scores[system][headline["metric"]]["value"]), signed(change["value"])
+        made.append(
+            f"{system} scores {value}: {change_by} ({range_of(change, True)}) against the live adapter."
+        )
     if "mcnemar" in content:
         test = content["mcnemar"]
         made.append(
