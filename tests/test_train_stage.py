@@ -310,3 +310,22 @@ def test_tensorboard_shows_each_step_once(prepared: Prepared) -> None:
     board.Reload()
     assert [event.step for event in board.Scalars("loss/train")] == [line["step"] for line in lines(run)]
     assert [event.step for event in board.Scalars("loss/validation")] == [8, 16, 24, 30]
+
+
+def test_what_may_change_between_stop_and_resume(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice for a lack of memory must be one that a run in progress takes; what changes results it refuses."""
+    from tunesmith.cli import main
+
+    def command(**settings: Any) -> int:
+        recipe = make_project(project, name="changed", **FP32, train=settings)
+        return main(["train", str(recipe), "--runs-dir", str(project / "runs")])
+
+    with monkeypatch.context() as patch:
+        stop_at(6, patch)
+        assert command() == 75
+    assert command(learning_rate=0.02) == 2
+    assert "train.learning_rate: was 0.01, is 0.02" in capfd.readouterr().err
+    assert command(micro_batch=2, keep=5) == 0
+    assert "resumed at step 6 (exact: no: the micro-batch plan has changed)" in capfd.readouterr().err

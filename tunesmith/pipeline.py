@@ -182,12 +182,16 @@ def _has_trained(run: Run) -> bool:
     return any(run.checkpoints.glob("*/MANIFEST.json")) or bool(run.inputs_of("train"))
 
 
+# may change between a stop and its resume: how a step is laid out in memory, and what is kept, not what is computed
+_FREE = ("train.micro_batch", "train.memory", "train.recompute", "train.keep", "train.notify")
+
+
 def _fixed(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that training rests on, as flat keys."""
     flat: dict[str, Any] = {"seed": recipe.seed}
     for name in ("model", "data", "tune", "train"):
         flat |= _flatten(name, getattr(recipe, name).model_dump(mode="json", by_alias=True))
-    return flat
+    return {key: value for key, value in flat.items() if key not in _FREE}
 
 
 def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Checkpoints:
                 f"no room on disk for the checkpoint of step {state['step']}"
                 + (f"; the one of step {last[-1]} is whole" if last else ""),
                 where=str(self.folder),
-                fix="make room (or lower train.keep) and give the same command again",
+                fix="make room (or lower train.keep), then give the same command again",
                 resumable=bool(last),
             ) from error
         self._prune(best_step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "tunesmith": __version__,
-        **{name: version(name) for name in ("torch", "transformers", "bitsandbytes", "numpy")},
+        **{name: _version(name) for name in ("torch", "transformers", "bitsandbytes", "numpy")},
     }
 
 
@@ -59,6 +59,13 @@ def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if now["cuda"] and not now["deterministic"]:
         reasons.append("GPU kernels may add in another order (train.deterministic: true asks for one order)")
     return reasons
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -47,10 +48,11 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._metrics.close()
-        self._timing.close()
-        if self._board is not None:
-            self._board.close()
+        for file in (self._metrics, self._timing, self._board):
+            # on a full disk closing fails too: the first error is the one to tell
+            with suppress(OSError) if error else nullcontext():
+                if file is not None:
+                    file.close()
 
     def start_clock(self, tokens: int) -> None:
         """Time counts from here; `tokens` have been seen before."""

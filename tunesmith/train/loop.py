@@ -89,7 +89,7 @@ class Loop:
         self.stepper.settle()  # a broken model is not worth a validation
         self.stepper.now = f"validation at step {self.stepper.state.step}"
         engine, plan = self.stepper.engine, self.stepper.plan
-        loss = validation_loss(engine, rows, plan, lambda: self.stop.signal is not None)
+        loss = validation_loss(engine, rows, plan, self._stopping)
         if loss is not None and not math.isfinite(loss):
             step = self.stepper.state.step
             numbers = self.stepper.order.numbers(step).tolist()
@@ -142,10 +142,16 @@ class Loop:
             self._save()
         name = self.stop.signal.name if self.stop.signal else "a stop request"
         self.run.write_state(phase="stopped", step=state.step)
+        kept = "a checkpoint is saved" if state.step else "nothing is trained yet"
         raise Stopped(
-            f"stopped by {name} after step {state.step} of {self.stepper.order.steps}; a checkpoint is saved",
+            f"stopped by {name} after step {state.step} of {self.stepper.order.steps}; {kept}",
             fix="the same command goes on from there",
         )
+
+    def _stopping(self) -> bool:
+        """Asked between the batches of a validation, which may take long."""
+        self._heartbeat(self.stepper.state.step)
+        return self.stop.signal is not None
 
     def _heartbeat(self, step: int) -> None:
         if time.monotonic() - self._beat > _HEARTBEAT:
