@@ -121,6 +121,7 @@ def _write(path: Path, entries: Sequence[Entry], make: Callable[[str], Tensor]) 
                     raise ValueError(f"{entry} became {tensor.dtype}, {tuple(tensor.shape)}")
                 flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
                 _put(file, digest.update, flat.numpy().data)
+                del tensor, flat  # or it would lie beside the next one
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
