@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from tunesmith.model.dropout import Dropout, feature_factors, keep_mask, token_keys
+from tunesmith.model.dropout import Dropout, Mask, feature_factors, keep_mask, token_keys
 
 M64 = (1 << 64) - 1
 
@@ -128,13 +128,42 @@ def test_batch_shape_changes_nothing() -> None:
 
 def test_draws_end_with_their_block() -> None:
     dropout, keys = Dropout(0.1), torch.ones(3, dtype=torch.int32)
-    with pytest.raises(RuntimeError), dropout.draws(keys):
-        assert dropout.keys is keys
-        raise RuntimeError
+
+    def fail() -> None:
+        with dropout.draws(keys):
+            assert dropout.keys is keys
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert dropout.keys is None
     never = Dropout(0.0)
     with never.draws(keys):
         assert never.keys is None  # p = 0 costs nothing
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_dropping_is_multiplying_by_the_mask(dtype: torch.dtype) -> None:
+    _require_product(torch.device("cpu"), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_is_multiplying_by_the_mask(dtype: torch.dtype) -> None:
+    _require_product(torch.device("cuda"), dtype)
+
+
+def _require_product(device: torch.device, dtype: torch.dtype) -> None:
+    tokens = torch.arange(333, device=device)
+    mask = Mask(
+        token_keys(1, 2, tokens, tokens), feature_factors("a", 1500).to(device), Dropout(0.3).threshold
+    )
+    x = torch.randn(333, 1500, device=device).to(dtype)
+    told, before = x * mask.kept.bool(), x.clone()
+    assert torch.equal(mask.drop(x), told) and torch.equal(x, before)
+    column = torch.randn(333, 1600, device=device).to(dtype)[:, 50:1550]  # rows with a gap between them
+    assert torch.equal(mask.drop(column), column * mask.kept.bool())
+    assert torch.equal(mask.drop_(x), told) and torch.equal(x, told)
 
 
 @pytest.mark.gpu

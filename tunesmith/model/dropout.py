@@ -20,8 +20,10 @@ number is what keeps it cheap where no kernel fuses it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -80,20 +82,48 @@ def keep_mask(keys_T: Tensor, factors_F: Tensor, threshold: int) -> Tensor:
     return hashed.ge_(threshold) if hashed.device.type == "cpu" else hashed >= threshold
 
 
-def drop(x_TF: Tensor, kept_TF: Tensor) -> Tensor:
-    """x where it is kept, 0 elsewhere; unscaled."""
-    if x_TF.dtype == torch.float32 and kept_TF.dtype == torch.int32:
-        # a float's bits times 0 or 1 are its bits or none: no conversion of the mask, a third of the time
-        return torch.mul(x_TF.view(torch.int32), kept_TF).view(torch.float32)
-    return x_TF * kept_TF
+class Mask:
+    """What one module drops of a stream; drawn when it is used, and by a kernel never stored."""
+
+    def __init__(self, keys_T: Tensor, factors_F: Tensor, threshold: int) -> None:
+        self.drawn_from = keys_T, factors_F, threshold
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """See `keep_mask`."""
+        return keep_mask(*self.drawn_from)
+
+    def drop(self, x_TF: Tensor) -> Tensor:
+        """x where it is kept, 0 elsewhere; unscaled."""
+        if kernel := _kernel(x_TF):
+            return kernel(x_TF, torch.empty_like(x_TF), *self.drawn_from)
+        if x_TF.dtype == torch.float32 and self.kept.dtype == torch.int32:
+            # a float's bits times 0 or 1 are its bits or none: no conversion of the mask, a third of the time
+            return torch.mul(x_TF.view(torch.int32), self.kept).view(torch.float32)
+        return x_TF * self.kept
+
+    def drop_(self, x_TF: Tensor) -> Tensor:
+        """The same in place."""
+        if kernel := _kernel(x_TF):
+            return kernel(x_TF, x_TF, *self.drawn_from)
+        if x_TF.dtype == torch.float32 and self.kept.dtype == torch.int32:
+            x_TF.view(torch.int32).mul_(self.kept)
+            return x_TF
+        return x_TF.mul_(self.kept)
 
 
-def drop_(x_TF: Tensor, kept_TF: Tensor) -> Tensor:
-    """The same in place."""
-    if x_TF.dtype == torch.float32 and kept_TF.dtype == torch.int32:
-        x_TF.view(torch.int32).mul_(kept_TF)
-        return x_TF
-    return x_TF.mul_(kept_TF)
+def _kernel(x_TF: Tensor) -> Callable[..., Tensor] | None:
+    """One pass instead of three on CUDA, where triton is installed (torch's CUDA wheels bring it on Linux)."""
+    if not x_TF.is_cuda or x_TF.stride(1) != 1 or not _has_triton():
+        return None
+    from tunesmith.kernels.dropout import drop
+
+    return drop
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _odd_high32(z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.lookup import nearest
-from tunesmith.model.dropout import Dropout, drop, drop_, feature_factors, keep_mask, mix, named
+from tunesmith.model.dropout import Dropout, Mask, feature_factors, mix, named
 from tunesmith.model.weights import FrozenLinear
 from tunesmith.recipe import Tune
 
@@ -92,7 +92,7 @@ class _LoraProduct(torch.autograd.Function):
         dropped_TI = x_TI
         if ctx.keys is not None:
             ctx.scaling /= 1 - layer.dropout.p
-            dropped_TI = drop(x_TI, _kept(ctx))
+            dropped_TI = _mask(ctx).drop(x_TI)
         z_TR = linear(dropped_TI, A.to(x.dtype)).mul_(ctx.scaling)
         y_TO.addmm_(z_TR, B.to(x.dtype).t())
         ctx.save_for_backward(x_TI, A, B, z_TR)
@@ -102,17 +102,17 @@ class _LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x_TI, A, B, z_TR = ctx.saved_tensors
         dy_TO = grads[0].reshape(-1, ctx.layer.out_features)
-        kept_TI = None if ctx.keys is None else _kept(ctx)
+        mask = None if ctx.keys is None else _mask(ctx)
         dz_TR = (dy_TO @ B.to(dy_TO.dtype)).mul_(ctx.scaling)
         dB = dy_TO.t() @ z_TR
-        dA = dz_TR.t() @ (x_TI if kept_TI is None else drop(x_TI, kept_TI))
+        dA = dz_TR.t() @ (x_TI if mask is None else mask.drop(x_TI))
         if not ctx.needs_input_grad[0]:  # the first layer of a frozen model
             return None, dA.to(A.dtype), dB.to(B.dtype), None
         dx_TI = dy_TO @ ctx.layer.base.weight.dequantize(dy_TO.dtype)
-        if kept_TI is None:
+        if mask is None:
             dx_TI.addmm_(dz_TR, A.to(dy_TO.dtype))
         else:
-            dx_TI.add_(drop_(dz_TR @ A.to(dy_TO.dtype), kept_TI))
+            dx_TI.add_(mask.drop_(dz_TR @ A.to(dy_TO.dtype)))
         return (
             dx_TI.view(*grads[0].shape[:-1], -1),
             dA.to(A.dtype),
@@ -121,8 +121,8 @@ class _LoraProduct(torch.autograd.Function):
         )
 
 
-def _kept(ctx: Any) -> Tensor:
-    return keep_mask(ctx.keys, ctx.layer.factors, ctx.layer.dropout.threshold)
+def _mask(ctx: Any) -> Mask:
+    return Mask(ctx.keys, ctx.layer.factors, ctx.layer.dropout.threshold)
 
 
 def adapters(model: nn.Module) -> list[LoraLinear]:

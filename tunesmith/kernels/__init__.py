@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA, each beside the torch code that says what it computes. Importing one needs triton."""
