@@ -79,7 +79,8 @@ def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     tokenizer = resolve(recipe.model).tokenizer_folder / "tokenizer.json"
     inputs["tokenizer"] = sha256_file(tokenizer) if tokenizer.is_file() else "missing"
     if "starter" in (recipe.data.train, recipe.data.validation, recipe.data.test):
-        inputs["starter rows"] = sha256_file(Path(tunesmith.__file__).parent / "starter" / "reports.py")
+        folder = Path(tunesmith.__file__).parent / "starter"
+        inputs["starter rows"] = sha256_file(folder / "reports.py") + sha256_file(folder / "values.py")
     return inputs
 
 
