@@ -16,23 +16,8 @@ from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
-NOT_YET = (
-    "init",
-    "serve",
-    "publish",
-    "compare",
-    "runs",
-    "show",
-    "plot",
-    "table",
-    "clean",
-    "status",
-    "logs",
-) + (
-    "cancel",
-    "fetch",
-    "sweep",
-    "doctor",
+NOT_YET = tuple(
+    "init serve publish compare runs show plot table clean status logs cancel fetch sweep doctor".split()
 )
 
 
@@ -107,8 +92,16 @@ def _parser() -> argparse.ArgumentParser:
             )
     for name, text in (("evaluate", "score a finished run again"), ("export", "export a finished run again")):
         one = add(name, _again, text)
-        one.set_defaults(stage=name)
-        one.add_argument("run", metavar="RUN")
+        one.set_defaults(stage=name, redact=False, predictions=None)
+        if name == "export":
+            one.add_argument("run", metavar="RUN")
+            continue
+        one.add_argument("run", metavar="RUN", nargs="?")
+        one.add_argument("--redact", action="store_true", help="leave the texts of rows out of report.html")
+        one.add_argument(
+            "--from", dest="predictions", type=Path, metavar="FILE", help="score a predictions file alone"
+        )
+        one.add_argument("--recipe", type=Path, help="with --from: whose task scores it")
     one = add("predict", _predict, "answers for new rows; resumable")
     one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
     one.add_argument("rows", type=Path, metavar="ROWS")
@@ -146,9 +139,20 @@ def _run(arguments: argparse.Namespace) -> Result:
 
 
 def _again(arguments: argparse.Namespace) -> Result:
+    if arguments.predictions is not None:
+        if arguments.run or not arguments.recipe:
+            raise TunesmithError(
+                "--from scores a file by a recipe's task", fix="evaluate --from FILE --recipe RECIPE"
+            )
+        from tunesmith.recipe_file import load_recipe
+        from tunesmith.verbs.score import score
+
+        return score(load_recipe(arguments.recipe), arguments.predictions)
+    if not arguments.run:
+        raise TunesmithError("which run?", fix="evaluate RUN (a folder, a name under --runs-dir, or latest)")
     from tunesmith.verbs.run import again
 
-    return again(arguments.run, arguments.runs_dir, arguments.stage)
+    return again(arguments.run, arguments.runs_dir, arguments.stage, arguments.redact)
 
 
 def _predict(arguments: argparse.Namespace) -> Result:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
+from tunesmith.errors import RecipeError
 from tunesmith.pipeline import NAMES, advance, claim, open_run
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
@@ -14,6 +15,14 @@ from tunesmith.run import Run, find_run
 
 def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> dict[str, Any]:
     """Brings the recipe's run up to `until`; the same call again resumes."""
+    data = recipe.data
+    scored = data.test or data.validation or data.split.test or data.split.validation
+    if until in ("evaluate", "export") and not scored:  # hours before evaluate would find out
+        raise RecipeError(
+            "the recipe has no test and no validation rows, so nothing could be scored",
+            where="data",
+            fix="set some aside (data.split.test: 0.1), give data.test, or stop at the adapter: --until train",
+        )
     folder = open_run(recipe, runs_dir, fork)
     with folder.lock(), console.log_to(folder.log_file):
         claim(recipe, folder, text)
@@ -22,12 +31,16 @@ def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> di
         return _outcome(folder)
 
 
-def again(name: str, runs_dir: Path, stage: str) -> dict[str, Any]:
-    """Does one stage of a finished run anew."""
+def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[str, Any]:
+    """Does one stage of a finished run anew; `redact` leaves row texts out of its report from then on."""
     folder = find_run(name, runs_dir)
     recipe = load_recipe(folder.recipe_file)
     with folder.lock(), console.log_to(folder.log_file):
         advance(recipe, folder, stage, again=frozenset({stage}))
+        if redact:
+            from tunesmith.evaluate.report import write_report
+
+            write_report(recipe, folder, redact=True)
         return _outcome(folder)
 
 

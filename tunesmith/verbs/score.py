@@ -1,0 +1,29 @@
+"""evaluate --from: scores of a predictions file that anything may have written. No model, no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith import console
+from tunesmith.recipe import Recipe
+from tunesmith.tasks import make_task
+from tunesmith.tasks.schema import load_schema
+from tunesmith.tasks.score import examples_in, read_predictions
+
+
+def score(recipe: Recipe, predictions: Path) -> dict[str, Any]:
+    """Prints the scores of `predictions` (id, prompt, answer, gold a line) by the recipe's task, with intervals."""
+    from tunesmith.evaluate.score import score_file
+
+    golds = [example.answer or "" for example in examples_in(read_predictions(predictions), str(predictions))]
+    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
+    content = score_file(predictions, make_task(recipe.evaluate.task, schema, golds))
+    (scores,) = content["scores"].values()
+    rows = [
+        (name, *(f"{found[key]:.3f}" for key in ("value", "low", "high")), found["n"])
+        for name, found in scores.items()
+        if found["value"] is not None
+    ]
+    console.table(f"{predictions} ({content['rows']} rows)", ("metric", "value", "low", "high", "n"), rows)
+    return {"headline": content["headline"], "scores": scores}
