@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_project import adapter_sha256, make_project, metrics, prepare_run
 
 import tunesmith.train.loop as loop
+import tunesmith.train.train as stage
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import NotFinite, OutOfRoom
 from tunesmith.rows import Rows
@@ -180,3 +181,22 @@ def test_too_little_disk_is_said_before_step_1(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OutOfRoom, match="two checkpoints take") as caught:
         train(recipe, run)
     assert caught.value.exit_code == 2 and not run.metrics_file.exists()
+
+
+def test_a_disk_that_fills_up_while_the_adapter_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = prepare_run(make_project(tmp_path, **FP32), tmp_path / "runs")
+    write = stage.adapter.write_adapter
+
+    def on_a_full_disk(*rest: Any) -> None:
+        with largest_file(20_000):
+            write(*rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.adapter, "write_adapter", on_a_full_disk)
+        with pytest.raises(OutOfRoom, match="the disk is full") as caught:
+            train(recipe, run)
+    assert caught.value.exit_code == 75 and not list(run.path.glob(".adapter*")) and not run.adapter.exists()
+    train(recipe, run)
+    assert (run.adapter / "adapter_model.safetensors").exists()

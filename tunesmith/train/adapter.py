@@ -32,12 +32,16 @@ def write_adapter(
     """
     temporary = run.path / f".adapter.{uuid.uuid4().hex}.tmp"
     temporary.mkdir()
-    if recipe.tune.method == "lora":
-        save_adapter(model, temporary, base.name, recipe.tune, revision=base.revision)
-    else:
-        _save_model(temporary, base, parameters, getattr(torch, recipe.model.dtype))
-    Contract.load(run.contract_folder).save(temporary)
-    write_atomic(temporary / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    try:
+        if recipe.tune.method == "lora":
+            save_adapter(model, temporary, base.name, recipe.tune, revision=base.revision)
+        else:
+            _save_model(temporary, base, parameters, getattr(torch, recipe.model.dtype))
+        Contract.load(run.contract_folder).save(temporary)
+        write_atomic(temporary / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if run.adapter.exists():
         old = run.path / f".adapter.{uuid.uuid4().hex}.tmp"
         run.adapter.rename(old)

@@ -7,7 +7,6 @@ Whatever kills the process leaves either a whole checkpoint or a `.tmp` folder t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -25,11 +24,11 @@ from torch import Tensor
 
 from tunesmith import console
 from tunesmith.errors import OutOfRoom
+from tunesmith.train.faults import is_full_disk
 
 MANIFEST, STATE, LATEST = "MANIFEST.json", "state.json", "LATEST"
 SCHEMA_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Checkpoints:
             self._point_at(final.name)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if not _is_full(error):
+            if not is_full_disk(error):
                 raise
             last = self.steps()
             raise OutOfRoom(
@@ -187,11 +186,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(
-        f"os error {number})" in str(error) for number in _FULL
-    )  # safetensors gives the number as text only

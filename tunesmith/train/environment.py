@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +26,7 @@ def choose_device() -> torch.device:
 
 def set_up(*, deterministic: bool, threads: int | None) -> None:
     """Fixes the number of CPU threads (that of the run's first start, where cores allow) and the choice of kernels."""
-    if threads is not None and threads <= len(os.sched_getaffinity(0)):
+    if threads is not None and threads <= _cores():
         torch.set_num_threads(threads)
     else:
         torch.set_num_threads(
@@ -59,6 +60,11 @@ def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if now["cuda"] and not now["deterministic"]:
         reasons.append("GPU kernels may add in another order (train.deterministic: true asks for one order)")
     return reasons
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 
-from tunesmith.errors import NotFinite, OutOfRoom
+from tunesmith.errors import AccessError, NotFinite, OutOfRoom
 from tunesmith.rows import Rows
 
 _SHOWN = 8
@@ -27,12 +28,16 @@ def room(what: Callable[[], str], resumable: Callable[[], bool]) -> Iterator[Non
         if resumable():
             error.exit_code = 75
         raise
-    except OSError as error:
-        if error.errno not in _FULL_DISK:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, PermissionError):
+            raise AccessError(
+                "may not be written", where=str(error.filename), fix="choose another --runs-dir, or chmod u+w"
+            ) from error
+        if not is_full_disk(error):
             raise
         raise OutOfRoom(
             "the disk is full",
-            where=str(error.filename or what()),
+            where=str(getattr(error, "filename", None) or what()),
             fix="make room and give the same command again",
             resumable=resumable(),
         ) from error
@@ -46,6 +51,13 @@ def room(what: Callable[[], str], resumable: Callable[[], bool]) -> Iterator[Non
             "data.max_length lower (none of the first three changes results)",
             resumable=resumable(),
         ) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a write failed for want of room, a quota or a limit on a file's size."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL_DISK
+    return any(f"os error {number})" in str(error) for number in _FULL_DISK)  # safetensors gives it as text
 
 
 def _is_memory(error: Exception) -> bool:

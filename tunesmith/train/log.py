@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -91,7 +92,8 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_reserved(device))
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _write(file: TextIO, line: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ class Stepper:
         optimizer: Optimizer,
         clip: float | None,
         state: State,
+        scaled: bool,
         last_good: Callable[[], int | None],
     ) -> None:
         self.engine, self.plan, self.rows, self.order = engine, plan, rows, order
@@ -45,7 +46,7 @@ class Stepper:
         self._lengths = rows.lengths
         device = engine.parameters.data.device
         self._loss = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
-        self._scaled = state.loss_scale != 1.0
+        self._scaled = scaled
         self._reads_each_step = device.type == "cpu" or self._scaled
         self._unread: list[tuple[int, Tensor, Tensor]] = []
         self.now = "the start"

@@ -43,7 +43,7 @@ def train(recipe: Recipe, run: Run) -> None:
     if state.finished and adapter.is_current(run, _about(checkpoints, state)) and _proved(run):
         console.note(f"training ended at step {state.step} already")
         return
-    with room(lambda: "setting up", resumable=lambda: found is not None):
+    with room(lambda: "setting up", resumable=lambda: bool(checkpoints.steps())):
         device = environment.choose_device()
         environment.set_up(
             deterministic=recipe.train.deterministic,
@@ -127,6 +127,7 @@ def _train(
         optimizer=optimizer,
         clip=settings.clip,
         state=state,
+        scaled=recipe.model.dtype == "float16",
         last_good=lambda: max(checkpoints.steps(), default=None),
     )
     validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
