@@ -159,24 +159,31 @@ def claim(recipe: Recipe, run: Run, text: str) -> None:
 
     Sections that come after training (evaluate, export, publish, targets) may change: their stages run again.
     """
-    stored = run.read_json(run.lock_file)
-    new = _fixed(recipe)
     inputs = _rows_inputs(recipe, run)
-    if stored and _has_trained(run):
-        changes = _differences(stored["recipe"], new)
-        rows = {key: value for key, value in stored["rows"].items() if key not in ("model", "data", "seed")}
-        changes += [f"{key}: the file has changed" for key, value in rows.items() if inputs.get(key) != value]
-        if changes:
-            listing = "\n".join(f"  {change}" for change in changes)
-            raise RunChanged(
-                f"the recipe is not the one that this run was trained with:\n{listing}",
-                where=str(run.path),
-                fix="--fork starts another run beside it; or undo the change to go on with this one",
-            )
+    require_same(recipe, run, inputs)
     write_atomic(run.recipe_file, text.encode())
     run.write_json(
-        run.lock_file, {"recipe": new, "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()}
+        run.lock_file,
+        {"recipe": _fixed(recipe), "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()},
     )
+
+
+def require_same(recipe: Recipe, run: Run, inputs: Mapping[str, str] | None = None) -> None:
+    """RunChanged, with the differences, where a trained run was trained with another recipe (or other `inputs`)."""
+    stored = run.read_json(run.lock_file)
+    if not stored or not _has_trained(run):
+        return
+    changes = _differences(stored["recipe"], _fixed(recipe))
+    if inputs is not None:
+        rows = {key: value for key, value in stored["rows"].items() if key not in ("model", "data", "seed")}
+        changes += [f"{key}: the file has changed" for key, value in rows.items() if inputs.get(key) != value]
+    if changes:
+        listing = "\n".join(f"  {change}" for change in changes)
+        raise RunChanged(
+            f"the recipe is not the one that this run was trained with:\n{listing}",
+            where=str(run.path),
+            fix="--fork starts another run beside it; or undo the change to go on with this one",
+        )
 
 
 def _has_trained(run: Run) -> bool:

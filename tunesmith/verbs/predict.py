@@ -11,6 +11,7 @@ from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.data.formats import Manner, read_file
 from tunesmith.errors import AccessError, ModelError
+from tunesmith.pipeline import require_same
 from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
@@ -81,6 +82,7 @@ def _load(name: str, run: Run | None) -> Served:
     from tunesmith.view.scored import run_decoding, run_task
 
     recipe = load_recipe(run.recipe_file)
+    require_same(recipe, run)
     task, longest = run_task(recipe, run), run_decoding(recipe, run).max_tokens
     if Path(name).resolve() != run.path.resolve() and (Path(name) / "config.json").is_file():
         served = _load_folder(name, task)  # the merged model

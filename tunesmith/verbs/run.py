@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.errors import RecipeError
-from tunesmith.pipeline import NAMES, advance, claim, open_run
+from tunesmith.pipeline import NAMES, advance, claim, open_run, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
@@ -35,6 +35,7 @@ def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[s
     """Does one stage of a finished run anew; `redact` leaves row texts out of its report from then on."""
     folder = find_run(name, runs_dir)
     recipe = load_recipe(folder.recipe_file)
+    require_same(recipe, folder)  # what answers is the model that was trained: same type, same quantisation
     with folder.lock(), console.log_to(folder.log_file):
         advance(recipe, folder, stage, again=frozenset({stage}))
         if redact:
