@@ -19,7 +19,8 @@ from tunesmith.engine.protocol import FlatParameters, MicroBatchPlan, PackedBatc
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import register
-from tunesmith.model.lora import adapters, add_lora
+from tunesmith.model.lora import adapters, add_lora, linears
+from tunesmith.model.weights import Dense, FrozenLinear, quantized
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
 
 LIMIT = 1e-10
@@ -309,6 +310,41 @@ def test_loss_scale_keeps_small_fp16_gradients() -> None:
         return ((trainer.parameters.grad / factor - told).norm() / told.norm()).item()
 
     assert error(2.0**8) < 0.05 < error(2.0**-14)
+
+
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+def test_quantised_base_trains_as_its_dense_image(how: str) -> None:
+    """Loss and gradients are those of a dense base that holds the rounded weights; evaluating changes nothing."""
+    wanted = recipe()
+    trainers = []
+    for dense in (False, True):
+        model = tiny("qwen2", attention=register())
+        for name in linears(model):
+            linear = model.get_submodule(name)
+            weight = quantized(linear.weight.detach(), how)
+            if dense:
+                weight = Dense(weight.dequantize(torch.float32))
+            parent, _, leaf = name.rpartition(".")
+            bias = None if linear.bias is None else linear.bias.detach()
+            setattr(model.get_submodule(parent), leaf, FrozenLinear(weight, bias))
+        add_lora(model, wanted.tune, 0)
+        trainers.append(ReferenceEngine(model, wanted))
+        trainers[-1].parameters.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(5))
+    told, before = total(trainers[1], ALL), total(trainers[0], ALL)
+    assert distance(before, told) < 1e-5
+    assert distance(total(trainers[0], ONE_BY_ONE), told) < 1e-5
+    trainers[0].row_losses(batch(range(ROWS)))
+    after = total(trainers[0], ALL)
+    assert before[0] == after[0] and torch.equal(before[1], after[1])
+
+
+def test_the_engines_plan_covers_its_layers_and_rows() -> None:
+    trainer = engine()
+    found = trainer.plan(np.array([5, 5000, 30]))
+    assert found.tokens == 5000 and found.recompute == ("none", "none")
+    trainer.use(found)
+    with pytest.raises(ValueError, match="3 layers"):
+        trainer.use(MicroBatchPlan(tokens=1, rows=None, recompute=("none",) * 3))
 
 
 # ---- the head
