@@ -22,5 +22,5 @@ class Proof:
 
     def line(self) -> str:
         """One line for a terminal."""
-        shown = f"{self.figure:.4g}" if isinstance(self.figure, float) else self.figure
-        return f"{'proved' if self.passed else 'FAILED'}  {self.name}: {shown} (limit {self.limit})  {self.detail}"
+        figure, limit = (f"{x:.4g}" if isinstance(x, float) else x for x in (self.figure, self.limit))
+        return f"{'proved' if self.passed else 'FAILED'}  {self.name}: {figure} (limit {limit})  {self.detail}"
