@@ -74,7 +74,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
-        self._first, self._begin, self._last = done, time.monotonic(), 0.0
+        self._first, self._begin, self._printed = done, time.monotonic(), False
+        self._last = self._begin  # what takes less than the interval prints nothing
         self._figures: dict[str, object] = {}
         self._rich: RichProgress | None = None
         if sys.stderr.isatty():
@@ -104,7 +105,7 @@ class Progress:
         if self._rich is not None:
             self._rich.update(self._task, advance=advance, figures=self._shown())
         elif now - self._last >= _PLAIN_EVERY:
-            self._last = now
+            self._last, self._printed = now, True
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
@@ -118,7 +119,7 @@ class Progress:
         """Ends the bar; without a terminal the last state is printed as a line."""
         if self._rich is not None:
             self._rich.stop()
-        elif self._last:
+        elif self._printed:
             print(self.line(), file=sys.stderr, flush=True)
         _log(self.line())
 

@@ -1,0 +1,50 @@
+"""What people read: streams, tables, progress without a terminal, the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunesmith import console
+
+
+def test_results_and_notes_go_apart_and_both_into_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.log_to(tmp_path / "log.txt"):
+        console.say("result")
+        console.warn("careful")
+    console.note("not logged")
+    said = capsys.readouterr()
+    assert said.out == "result\n" and said.err == "warning: careful\nnot logged\n"
+    assert [line.split(" ", 2)[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "result",
+        "warning: careful",
+    ]
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table("rows", ("split", "n"), [("train", 1200), ("test", 7)])
+    assert capsys.readouterr().out == "rows\nsplit     n\n-----  ----\ntrain  1200\ntest      7\n"
+
+
+def test_progress_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with console.progress("train", total=10, unit="steps") as bar:
+        for _ in range(4):
+            now += 4.0
+            bar.update(1, loss=0.123456, tokens_per_second=1234)
+    assert capsys.readouterr().err.splitlines() == [
+        "train 3/10 steps, 0:28 left, loss 0.1235, tokens per second 1234",
+        "train 4/10 steps, 0:24 left, loss 0.1235, tokens per second 1234",
+    ]
+
+
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("load", total=2) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""
