@@ -39,6 +39,13 @@ def set_up(*, deterministic: bool, threads: int | None) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def hold_to(memory: float | str, device: torch.device) -> None:
+    """Makes `train.memory` (GiB) the most that the allocator takes of the card: beyond it is out of memory."""
+    if memory != "auto" and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(memory) * 2**30 / total), device)
+
+
 def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
     """The record that a checkpoint carries."""
     cuda = device.type == "cuda"

@@ -49,6 +49,7 @@ def train(recipe: Recipe, run: Run) -> None:
             deterministic=recipe.train.deterministic,
             threads=found.state["environment"]["threads"] if found else None,
         )
+        environment.hold_to(recipe.train.memory, device)
         model = build_model(recipe, base, device)
         engine = choose_engine(recipe, model)
         with StopRequest() as stop:
