@@ -23,4 +23,6 @@ class Proof:
     def line(self) -> str:
         """One line for a terminal."""
         figure, limit = (f"{x:.4g}" if isinstance(x, float) else x for x in (self.figure, self.limit))
-        return f"{'proved' if self.passed else 'FAILED'}  {self.name}: {figure} (limit {limit})  {self.detail}"
+        return (
+            f"{'proved' if self.passed else 'FAILED'}  {self.name}: {figure} (limit {limit})  {self.detail}"
+        )
