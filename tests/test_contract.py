@@ -1,4 +1,4 @@
-"""The Contract against its referees: Meta's own formatter, transformers' chat templates; and the seed project's bugs."""
+"""The Contract against its referees: Meta's own formatter, transformers' templates; and the seed project's bugs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: the same logits as transformers' own, whatever the layout of the folder; anything that doesn't fit is refused."""
+"""Loading: the same logits as transformers' own, whatever the layout of the folder; what doesn't fit is refused."""
 
 from __future__ import annotations
 

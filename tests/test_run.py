@@ -56,11 +56,12 @@ def test_write_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_full_disk_for_real(tmp_path: Path) -> None:
-    try:
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
-    except OSError as error:
-        assert isinstance(disk_error(error, tmp_path), OutOfRoom)
+    with (
+        pytest.raises(OSError, match="No space") as caught,
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert isinstance(disk_error(caught.value, tmp_path), OutOfRoom)
     assert disk_error(OSError(5, "I/O"), tmp_path) is None
 
 

@@ -28,7 +28,10 @@ def dense(out: int = 96, into: int = 128) -> Tensor:
 
 def nf4_by_hand(data: Tensor) -> Tensor:
     """QLoRA's 16 levels and nearest rounding, with fp32 scales (single quantisation)."""
-    levels = torch.tensor([-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0, 0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0])  # fmt: skip
+    levels = torch.tensor([
+        -1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0,
+        0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0,
+    ])  # fmt: skip
     blocks = data.reshape(-1, 64)
     scale = blocks.abs().amax(1, keepdim=True)
     nearest = (blocks / scale).unsqueeze(-1).sub(levels).abs().argmin(-1)
@@ -97,7 +100,7 @@ def test_no_dense_image_is_kept(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["nf4", "int8"])
 def test_no_forward_changes_the_stored_weight(how: str) -> None:
-    """bitsandbytes' own Linear4bit repacks itself at the first forward in eval mode on some CPUs, then reads back wrongly."""
+    """bitsandbytes' own Linear4bit repacks itself at its first forward in eval mode on some CPUs."""
     layer = FrozenLinear(quantized(dense(), how))
     before = copy.deepcopy(layer.state_dict())
     image = layer.weight.dequantize(torch.float32).clone()

@@ -40,7 +40,8 @@ def fetch(
         raise AccessError(
             f"{repository} is gated: its owner wants you to accept the licence first",
             where=where,
-            fix=f"accept it on the model's page, then: hf auth login (or set HF_TOKEN); then: tunesmith pull {repository}",
+            fix="accept it on the model's page, then: hf auth login (or set HF_TOKEN); "
+            f"then: tunesmith pull {repository}",
         ) from None
     except RevisionNotFoundError:
         raise AccessError(f"{repository} has no revision {revision!r}", where="model.revision") from None
