@@ -122,7 +122,7 @@ class Train(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls after warm-up (to 0 at the last step)."""
+    """How the learning rate falls after warm-up (it would be 0 one step after the last)."""
     warmup: Annotated[float, Field(ge=0)] = 0.03
     """Steps, or a share of all steps when below 1."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
