@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,27 @@ def test_without_validation_rows_the_trained_image_is_kept(base: Path, tmp_path:
     export(recipe_for(base, "bfloat16", "nf4"), run)
     assert json.loads((run.merged / "merge.json").read_text())["source"] == "dequantized"
     assert outcomes(run) == dict.fromkeys({*PROVED, "merged_close_to_adapter"}, True)
+
+
+def test_a_base_stored_in_nf4_becomes_16_bit(base: Path, run: Run, tmp_path: Path) -> None:
+    """There is no original to merge into: the packed weights are all that there is."""
+    from bitsandbytes.functional import quantize_4bit
+
+    stored = Path(shutil.copytree(base, tmp_path / "stored"))
+    tensors = load_file(base / "model.safetensors")
+    for name in [name for name in tensors if "_proj" in name]:
+        packed, state = quantize_4bit(tensors[name], blocksize=64, compress_statistics=True, quant_type="nf4")
+        tensors[name] = packed
+        tensors |= {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+    save_file(tensors, stored / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    how = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (stored / "config.json").write_text(json.dumps(config | {"quantization_config": how}))
+    export(recipe_for(stored, "bfloat16", "nf4"), run)
+    assert outcomes(run) == dict.fromkeys({*PROVED, "merged_close_to_adapter"}, True)
+    model = AutoModelForCausalLM.from_pretrained(run.merged)
+    assert model.dtype == torch.bfloat16
+    assert "quantization_config" not in json.loads((run.merged / "config.json").read_text())
 
 
 def test_full_fine_tuning(base: Path, run: Run) -> None:
