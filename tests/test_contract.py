@@ -150,6 +150,21 @@ def test_template_without_an_end_is_refused(llama3: Path, tmp_path: Path) -> Non
         Contract.make(llama3, template=str(endless))
 
 
+@pytest.mark.parametrize(
+    "source, says",
+    [
+        (b"{{ bos_token }}hello<|eot_id|>", "leaves the assistant's turn out"),
+        (b"{{ 1 // 0 }}", "the chat template fails: integer division"),
+        (b"\xe9{{ bos_token }}", "the template can't be read"),
+        (b"{% for m in messages %}", "is not valid Jinja"),
+    ],
+)
+def test_a_broken_template_is_no_bug(llama3: Path, tmp_path: Path, source: bytes, says: str) -> None:
+    (tmp_path / "broken.jinja").write_bytes(source)
+    with pytest.raises(ModelError, match=says):
+        Contract.make(llama3, template=str(tmp_path / "broken.jinja"))
+
+
 # ---- the seed project's bugs (peers.md 3b), each with the mutant that a proof has to catch
 
 

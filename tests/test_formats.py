@@ -102,6 +102,22 @@ def test_the_same_id_twice(tmp_path: Path) -> None:
     )
 
 
+def test_null_names_no_row_and_no_document(tmp_path: Path) -> None:
+    nameless = ROW | {"id": None, "document": None}
+    rows = read_file(write(tmp_path, nameless, nameless, nameless | {"doc_id": 7}), Manner())
+    assert [row.id for row in rows] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"]
+    assert [row.document for row in rows] == ["rows.jsonl:1", "rows.jsonl:2", "7"]
+
+
+def test_json_that_python_reads_half(tmp_path: Path) -> None:
+    huge, deep = '{"instruction": "x", "output": {"n": %s}}' % ("9" * 5000), "[" * 100_000
+    said = refused(write(tmp_path, ROW, huge, deep, '{"instruction": "a\\ud83d", "output": "b"}'))
+    assert "3 of 4 rows can't be used" in said
+    assert "rows.jsonl:2: JSON that can't be read: Exceeds the limit (4300 digits)" in said
+    assert "rows.jsonl:3: JSON that can't be read: maximum recursion depth" in said
+    assert "rows.jsonl:4: a text holds half of a surrogate pair" in said
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "holds no rows" in refused(write(tmp_path))
     write(tmp_path, ROW)

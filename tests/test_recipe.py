@@ -133,3 +133,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, "name: [x\n"))
     with pytest.raises(RecipeError, match="holds no recipe"):
         load_recipe(write(tmp_path, ""))
+
+
+def test_control_characters_are_no_bug(tmp_path: Path) -> None:
+    assert "is not YAML: unacceptable character" in problems(tmp_path, GOOD + "seed: 1\x07\n")
+    assert "unacceptable character" in problems(tmp_path, GOOD, "seed=\x07")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith import errors
-from tunesmith.errors import OutOfRoom, ProofFailed, RunLocked, TunesmithError
+from tunesmith.errors import AccessError, OutOfRoom, ProofFailed, RunLocked, TunesmithError
 from tunesmith.proof import Proof
 from tunesmith.run import Run, disk_error, find_run, write_atomic
 
@@ -110,3 +110,10 @@ def test_errors_survive_pickling() -> None:
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.exit_code) == (kind, str(error), error.exit_code)
     assert pickle.loads(pickle.dumps(OutOfRoom("x", resumable=True))).exit_code == 75
+
+
+def test_a_file_where_the_run_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(AccessError, match="the run's folder can't be made"), Run(path).lock():
+            pass

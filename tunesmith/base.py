@@ -89,7 +89,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise ModelError("this folder holds no model: there is no config.json", where=str(folder))
-    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("it holds no JSON object")
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"config.json can't be read: {error}", where=str(path), fix="download or save the model again"
+        ) from None
     if "auto_map" in config:
         raise ModelError(
             f"{config.get('model_type', 'this model')} brings its own Python code, which tunesmith does not run",

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add("check", _check, "look at recipe, files, rows and plan; no GPU needed", recipe)
     one.add_argument(
-        "--show", type=int, default=0, metavar="N", help="print N rows with learned tokens coloured"
+        "--show", type=_count, default=0, metavar="N", help="print N rows with learned tokens coloured"
     )
     for flag in ("--gpu", "--price", "--on", "--reject-to"):
         one.add_argument(flag, default=None, help="not available yet in this version")
@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
     one.add_argument("rows", type=Path, metavar="ROWS")
     one.add_argument("--out", type=Path, required=True, metavar="FILE")
-    one.add_argument("--batch", type=int, default=16, help="answers side by side (16)")
-    one.add_argument("--max-tokens", type=int, default=None, help="longest answer")
+    one.add_argument("--batch", type=_at_least_1, default=16, help="answers side by side (16)")
+    one.add_argument("--max-tokens", type=_at_least_1, default=None, help="longest answer")
     one = add("pull", _pull, "download a base model ahead of time")
     one.add_argument("what", metavar="RECIPE|ID")
     add("schema", _schema, "the recipe's JSON schema, for editors")
@@ -116,6 +116,18 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("rest", nargs="*")
         one.set_defaults(name=name)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows")
+    return int(text)
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 # ---- verbs; each imports what it needs

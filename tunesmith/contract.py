@@ -256,7 +256,14 @@ class Contract:
                     where="model.template",
                     fix=f"use auto, {', '.join(NAMED)}, or the path of a .jinja file",
                 )
-            name, source = file.name, file.read_text("utf-8")
+            try:
+                name, source = file.name, file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(
+                    f"the template can't be read: {error}",
+                    where=f"model.template: {file}",
+                    fix="save it as UTF-8",
+                ) from None
         return cls(source, name, special, system, instruction_role, files)
 
     # ---- inside
@@ -293,6 +300,12 @@ class Contract:
         """Ids that the template writes after an answer; the first of them ends it."""
         question, mark = Message("user", "question"), "answer"
         text = self.render([question, Message("assistant", mark)], answer_next=False)
+        if mark not in text:
+            raise ModelError(
+                f"the template {self.template_name!r} leaves the assistant's turn out",
+                where="model.template",
+                fix="write every message's content, as in: {% for m in messages %}{{ m.content }}{% endfor %}",
+            )
         tail = self._ids(text[text.rindex(mark) + len(mark) :])
         if not tail or tail[0] not in self._control.values():
             raise ModelError(

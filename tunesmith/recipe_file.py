@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tunesmith.errors import AccessError, RecipeError
 from tunesmith.lookup import nearest
@@ -94,7 +94,7 @@ def _read(path: Path) -> CommentedMap:
     except FileNotFoundError:
         raise AccessError(
             f"there is no recipe {path}",
-            fix="give the path of a .yaml file, or make one: tunesmith init ROWS",
+            fix="give the path of a .yaml file; there are complete ones in recipes/",
         ) from None
     except IsADirectoryError:
         raise AccessError(f"{path} is a folder, not a recipe", fix="give the path of a .yaml file") from None
@@ -111,10 +111,10 @@ def _read(path: Path) -> CommentedMap:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise RecipeError(f"{path} is not YAML: {error.problem}", where=f"line {line}") from None
+    except YAMLError as error:  # a control character
+        raise RecipeError(f"{path} is not YAML: {_first_line(error)}", fix="remove the character") from None
     if not isinstance(tree, CommentedMap):
-        raise RecipeError(
-            f"{path} holds no recipe", fix="start from one in recipes/, or: tunesmith init ROWS"
-        )
+        raise RecipeError(f"{path} holds no recipe", fix="start from one in recipes/")
     return tree
 
 
@@ -130,6 +130,9 @@ def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> 
         except MarkedYAMLError as error:
             yield f"--set {override}: {error.problem}"
             continue
+        except YAMLError as error:
+            yield f"--set {override!r}: {_first_line(error)}"
+            continue
         place: Any = tree
         for step in steps[:-1]:
             if not isinstance(place.get(step), dict):
@@ -137,6 +140,10 @@ def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> 
             place = place[step]
         place[steps[-1]] = value
         set_here.add(steps)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _plain(node: Any) -> Any:

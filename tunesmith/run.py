@@ -88,7 +88,14 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = (self.path / ".lock").open("a+")
         except OSError as error:
-            raise disk_error(error, self.path) or error from None
+            raise (
+                disk_error(error, self.path)
+                or AccessError(
+                    f"the run's folder can't be made: {error.strerror}",
+                    where=str(self.path),
+                    fix="choose another --runs-dir",
+                )
+            ) from None
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -78,7 +78,9 @@ def compile_template(source: str, date: str) -> Render:
                 date_string=date,
                 **special,
             )
-        except jinja2.TemplateError as error:
+        except ModelError:
+            raise
+        except Exception as error:  # a template is a program of the user's: 1 // 0, "text" + 1
             raise ModelError(f"the chat template fails: {error}", where="model.template") from None
 
     return render

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tunesmith.example import ROLES, Example, Message
 from tunesmith.lookup import nearest
 
 SHOWN = 20  # bad rows printed; the count says how many more there are
+_TORN = re.compile("[\ud800-\udfff]")
 _OPTIONAL = {"id", "document", "doc_id", "slices", "system"}
 
 
@@ -84,6 +86,10 @@ def _parsed(path: Path) -> Iterator[tuple[str, Row | str]]:
         except json.JSONDecodeError as error:
             yield place, f"broken JSON at character {error.colno}: {error.msg}"
             continue
+        except (ValueError, RecursionError) as error:
+            # a number of thousands of digits; brackets thousands deep
+            yield place, f"JSON that can't be read: {str(error).split(';')[0]}"
+            continue
         yield place, row if isinstance(row, dict) else f"a JSON object is needed, not {_kind(row)}"
 
 
@@ -116,9 +122,12 @@ def _example(row: Row, place: str, manner: Manner) -> Example:
     slices = row.get("slices") or {}
     if not isinstance(slices, dict) or not all(isinstance(value, str) for value in slices.values()):
         raise _BadRow("slices has to be an object of strings")
-    identity = str(row.get("id", place))
-    document = row.get("document", row.get("doc_id", identity))
-    return Example(identity, tuple(turns), str(document), slices, place)
+    if any(_TORN.search(turn.content) for turn in turns):
+        raise _BadRow("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    # null is no name: rows without one are not all the same row, or of one document
+    identity = place if row.get("id") is None else str(row["id"])
+    document = next((str(row[key]) for key in ("document", "doc_id") if row.get(key) is not None), identity)
+    return Example(identity, tuple(turns), document, slices, place)
 
 
 def _guess(row: Row, manner: Manner) -> str:

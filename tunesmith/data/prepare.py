@@ -188,17 +188,22 @@ def _check_sizes(recipe: Recipe, base: Base, contract: Contract) -> None:
 
 def _check_schema(path: Path, splits: dict[str, list[Pair]]) -> None:
     import jsonschema
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
     try:
         schema = json.loads(path.read_text("utf-8"))
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except FileNotFoundError:
         raise RowError(f"there is no schema {path}", where="data.schema") from None
-    except (json.JSONDecodeError, jsonschema.SchemaError) as error:
+    except OSError as error:
+        raise RowError(f"{path} can't be read: {error.strerror}", where="data.schema") from None
+    except (ValueError, jsonschema.SchemaError) as error:
         raise RowError(
             f"{path} is no JSON schema: {str(error).splitlines()[0]}", where="data.schema"
         ) from None
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    # an empty registry: a $ref to a web address is an error, never a download
+    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
     broken: list[str] = []
     total = 0
     for pairs in splits.values():
@@ -211,6 +216,12 @@ def _check_schema(path: Path, splits: dict[str, list[Pair]]) -> None:
                 text = f"{problem.json_path}: {problem.message}" if problem else ""
             except json.JSONDecodeError as error:
                 text = f"not JSON: {error.msg}"
+            except Unresolvable as error:
+                raise RowError(
+                    f"{path} refers to {error.ref!r}, which it does not hold",
+                    where="data.schema",
+                    fix="put the definition into the schema itself, under $defs",
+                ) from None
             if text:
                 broken.append(f"  {example.source}: {text[:160]}")
     if broken:

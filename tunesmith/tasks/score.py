@@ -129,6 +129,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise TunesmithError(f"predictions can't be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise TunesmithError(
+            f"predictions are not UTF-8 text (byte {error.start})",
+            where=str(path),
+            fix="save the file as UTF-8",
+        ) from None
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):  # only "\n": answers may hold U+2028
         if not line:
@@ -137,6 +143,8 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
                 raise TypeError("id and answer must be texts")
+            if not isinstance(row.get("slices") or {}, dict):
+                raise TypeError("slices must be an object")
         except (ValueError, KeyError, TypeError) as error:
             raise TunesmithError(
                 f"this line is no prediction: {error}",
@@ -174,7 +182,8 @@ def examples_in(lines: Sequence[Mapping[str, Any]], where: str) -> list[Example]
 def _prompt_text(prompt: Any) -> str:
     """A prompt as a text, or as chat turns."""
     if isinstance(prompt, list):
-        return "\n".join(str(turn.get("content", "")) for turn in prompt if turn.get("role") == "user")
+        turns = [turn for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
+        return "\n".join(str(turn.get("content", "")) for turn in turns)
     return prompt if isinstance(prompt, str) else ""
 
 

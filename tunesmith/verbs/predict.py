@@ -41,6 +41,10 @@ def predict(
         raise AccessError(
             f"{out} can't be written: it is a folder, or lies in none", where="--out", fix="name a file"
         )
+    if out.exists() and rows.exists() and out.samefile(rows):
+        raise AccessError(
+            "--out is the file of the rows: they would be lost", where=str(out), fix="name another"
+        )
     run = _run_of(model, runs_dir)
     contract = Contract.load(run.contract_folder) if run else None
     manner = Manner(labelled=False) if contract is None else _manner(contract)
