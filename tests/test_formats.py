@@ -47,17 +47,31 @@ def test_instruction_as_system_prompt(tmp_path: Path) -> None:
 
 def test_prompt_completion_and_messages(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
-    rows = read_file(
-        write(tmp_path, {"prompt": "p", "completion": "c", "doc_id": "d"}, {"messages": chat}),
-        Manner(system="S"),
-    )
-    assert [m.role for m in rows[0].messages] == ["system", "user", "assistant"] and rows[0].document == "d"
-    assert [m.learned for m in rows[1].messages] == [False, False, True, False, True]
+    (one,) = read_file(write(tmp_path, {"prompt": "p", "completion": "c", "doc_id": "d"}), Manner(system="S"))
+    assert [m.role for m in one.messages] == ["system", "user", "assistant"] and one.document == "d"
+    (one,) = read_file(write(tmp_path, {"messages": chat}), Manner(system="S"))
+    assert [m.learned for m in one.messages] == [False, False, True, False, True]
+
+
+def test_one_file_has_one_format(tmp_path: Path) -> None:
+    mixed = write(tmp_path, {"prompt": "p", "completion": "c"}, ROW)
+    assert "rows.jsonl:2: there is no column 'prompt'" in refused(mixed)
+    both = write(tmp_path, {"prompt": "p", "completion": "c", **ROW})
+    assert "it fits prompt_completion and instruction: say which in data.format" in refused(both)
+    assert "one JSON array" in refused(write(tmp_path, [ROW]))
+
+
+def test_new_rows_are_read_as_training_rows_were(tmp_path: Path) -> None:
+    """The mutant is a row that fits two formats: only the one of training may make its prompt."""
+    path = write(tmp_path, {"instruction": "Extract.", "prompt": "other", "input": "Stage IV."})
+    (one,) = read_file(path, Manner("instruction", labelled=False))
+    assert one.messages[0].content == "Extract.\n\nStage IV."
+    assert "it fits" in refused(path, Manner(labelled=False))
 
 
 def test_unlabelled_rows_for_predict(tmp_path: Path) -> None:
-    rows = read_file(write(tmp_path, {"instruction": "Do."}, {"prompt": "p"}, ROW), Manner(labelled=False))
-    assert [row.answer for row in rows] == [None, None, None]
+    rows = read_file(write(tmp_path, {"instruction": "Do."}, ROW), Manner(labelled=False))
+    assert [row.answer for row in rows] == [None, None]
 
 
 def test_every_bad_row_is_listed(tmp_path: Path) -> None:

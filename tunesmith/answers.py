@@ -99,7 +99,8 @@ def _refuse_overlong(
         f"{len(over)} of {len(examples)} prompts leave no room for an answer of {max_tokens} tokens: the model has "
         f"{room} positions for both",
         where=f"rows {shown}{more}",
-        fix=f"shorten them to {room - max_tokens} tokens, or lower evaluate.decoding.max_tokens",
+        fix=f"shorten them to {max(room - max_tokens, 0)} tokens, or lower evaluate.decoding.max_tokens "
+        "(predict: --max-tokens)",
     )
 
 

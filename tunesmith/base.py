@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import starter
-from tunesmith.errors import AccessError, ModelError
+from tunesmith.errors import AccessError, ModelError, RecipeError
 from tunesmith.recipe import Model
 from tunesmith.run import sha256_file
 from tunesmith.store import hub
@@ -65,6 +65,12 @@ def resolve(model: Model) -> Base:
     AccessError (unknown, gated, unreadable) or ModelError (no safetensors, remote code, no config) says what to do.
     """
     revision: str | None = None
+    if model.base == "starter" or Path(model.base).is_dir():
+        for key in ("revision", "cache_dir"):
+            if getattr(model, key) is not None:
+                raise RecipeError(
+                    f"model.{key} is for hub ids; {model.base} is a folder", where=f"model.{key}"
+                )
     if model.base == "starter":
         folder = starter.base_folder()
     elif Path(model.base).is_dir():
@@ -131,3 +137,22 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
     for path in weights:
         if not os.access(path, os.R_OK):
             raise AccessError("a weight file may not be read", where=str(path), fix=f"chmod u+r {path}")
+        if not _is_whole(path):
+            raise ModelError(
+                "a weight file is cut short, or is no safetensors", where=str(path), fix="download it again"
+            )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is as long as its safetensors header says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if not 2 <= length <= min(size, 1 << 30):
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+    return size == 8 + length + max(ends, default=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,10 @@ NOT_YET = tuple(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 something to mend, 3 a proof or check failed, 75 stopped and resumable; a bug raises."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown and arguments.verb is not _not_yet:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     outcome: Result = {"run": None, "headline": None}
     try:
         outcome |= arguments.verb(arguments)
@@ -216,7 +218,6 @@ def _recipe(arguments: argparse.Namespace) -> Any:
 
 def entry() -> None:
     """The `tunesmith` command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `tunesmith … | head` ends quietly
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # read when torch is imported
         # without it, ragged micro-batches leave a tenth of a card's memory in gaps, and a full plan doesn't fit
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

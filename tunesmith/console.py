@@ -6,6 +6,7 @@ open all of it is copied into the run's log.txt.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,15 +29,22 @@ def _log(text: str) -> None:
         log.flush()
 
 
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:  # `tunesmith run … | head`: the work goes on, the log has every line
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def say(text: str = "") -> None:
     """A result, on stdout."""
-    print(text, flush=True)
+    _print(text, sys.stdout)
     _log(text)
 
 
 def note(text: str) -> None:
     """What is going on, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    _print(text, sys.stderr)
     _log(text)
 
 
@@ -106,7 +114,7 @@ class Progress:
             self._rich.update(self._task, advance=advance, figures=self._shown())
         elif now - self._last >= _PLAIN_EVERY:
             self._last, self._printed = now, True
-            print(self.line(), file=sys.stderr, flush=True)
+            _print(self.line(), sys.stderr)
 
     def line(self) -> str:
         """The state as one plain line."""
@@ -120,7 +128,7 @@ class Progress:
         if self._rich is not None:
             self._rich.stop()
         elif self._printed:
-            print(self.line(), file=sys.stderr, flush=True)
+            _print(self.line(), sys.stderr)
         _log(self.line())
 
     def _shown(self) -> str:

@@ -42,6 +42,7 @@ class Contract:
         special: Mapping[str, str],
         system: str | None,
         instruction_role: str,
+        row_format: str,
         tokenizer_files: Mapping[str, bytes],
     ) -> None:
         from tokenizers import Tokenizer
@@ -51,10 +52,18 @@ class Contract:
         self.special = dict(special)  # bos_token, eos_token, … as the tokenizer's configuration spells them
         self.system = system  # system prompt for rows that bring none
         self.instruction_role = instruction_role  # turn that an instruction becomes
-        self.tokenizer_files = dict(tokenizer_files)  # tokenizer.json and its companions
-        self._tokenizer: Tokenizer = Tokenizer.from_str(
-            self.tokenizer_files["tokenizer.json"].decode("utf-8")
+        self.row_format = (
+            row_format  # how training rows were read: instruction, prompt_completion, messages or auto
         )
+        self.tokenizer_files = dict(tokenizer_files)  # tokenizer.json and its companions
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_str(
+                self.tokenizer_files["tokenizer.json"].decode("utf-8")
+            )
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelError(
+                f"tokenizer.json is broken: {error}", fix="download the tokenizer again"
+            ) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
@@ -183,6 +192,7 @@ class Contract:
             "pad_id": self.pad_id,
             "system": self.system,
             "instruction_role": self.instruction_role,
+            "row_format": self.row_format,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
 
@@ -209,7 +219,11 @@ class Contract:
     @classmethod
     def load(cls, folder: Path) -> Contract:
         """The contract that `save` wrote. ModelError where the tokenizer beside it is not the one it was made with."""
-        stored = json.loads((folder / "contract.json").read_text("utf-8"))
+        try:
+            stored = json.loads((folder / "contract.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            fix = "tunesmith prepare RECIPE makes it"
+            raise ModelError(f"the contract can't be read: {error}", where=str(folder), fix=fix) from None
         place = folder / "tokenizer" if (folder / "tokenizer" / "tokenizer.json").exists() else folder
         files = _tokenizer_files(place)
         if hashlib.sha256(files["tokenizer.json"]).hexdigest() != stored["tokenizer_sha256"]:
@@ -224,6 +238,7 @@ class Contract:
             special=stored["special"],
             system=stored["system"],
             instruction_role=stored["instruction_role"],
+            row_format=stored["row_format"],
             tokenizer_files=files,
         )
 
@@ -235,6 +250,7 @@ class Contract:
         template: str = "auto",
         system: str | None = None,
         instruction_role: str = "user",
+        row_format: str = "auto",
     ) -> Contract:
         """The contract for the tokenizer in `folder` (tokenizer.json, tokenizer_config.json, chat_template.jinja).
 
@@ -264,7 +280,7 @@ class Contract:
                     where=f"model.template: {file}",
                     fix="save it as UTF-8",
                 ) from None
-        return cls(source, name, special, system, instruction_role, files)
+        return cls(source, name, special, system, instruction_role, row_format, files)
 
     # ---- inside
 
@@ -326,7 +342,15 @@ def _tokenizer_files(folder: Path) -> dict[str, bytes]:
             "and name its folder in model.tokenizer",
         )
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    for name in names[1:3]:
+        try:
+            json.loads(files.get(name, b"{}"))
+        except ValueError as error:
+            raise ModelError(
+                f"{name} is broken: {error}", where=str(folder), fix="download it again"
+            ) from None
+    return files
 
 
 def _own_template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import tunesmith
 from tunesmith import console
-from tunesmith.errors import ProofFailed, RunChanged
+from tunesmith.errors import ProofFailed, RunChanged, TunesmithError
 from tunesmith.recipe import Recipe, Section
 from tunesmith.run import Run, sha256_file, write_atomic
 
@@ -127,11 +127,11 @@ STAGES = (
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-def advance(recipe: Recipe, run: Run, until: str = NAMES[-1], again: frozenset[str] = frozenset()) -> None:
-    """Brings the run up to and including `until`; stages that are current are left alone unless named in `again`."""
+def advance(recipe: Recipe, run: Run, until: str = NAMES[-1]) -> None:
+    """Brings the run up to and including `until`; stages that are current are left alone."""
     for stage in STAGES[: NAMES.index(until) + 1]:
         inputs = stage.inputs(recipe, run)
-        if run.is_current(stage.name, inputs) and stage.name not in again:
+        if run.is_current(stage.name, inputs):
             console.note(f"{stage.name}: done already")
             continue
         console.note(f"{stage.name} …")
@@ -139,6 +139,26 @@ def advance(recipe: Recipe, run: Run, until: str = NAMES[-1], again: frozenset[s
         stage.run(recipe, run)
         run.stamp(stage.name, stage.inputs(recipe, run))
     run.write_state(phase=f"{until} done")
+
+
+def redo(recipe: Recipe, run: Run, name: str) -> None:
+    """One stage of a finished run anew, from what lies in the run folder: no row file is read, nothing is trained.
+
+    TunesmithError where a stage before it has not finished, or its results are no longer what it was finished on.
+    """
+    stage = STAGES[NAMES.index(name)]
+    for before in STAGES[1 : NAMES.index(name)]:  # not prepare: it reads files that may lie elsewhere now
+        if not run.is_current(before.name, before.inputs(recipe, run)):
+            raise TunesmithError(
+                f"{before.name} has not finished in this run, or what it read has changed since",
+                where=str(run.path),
+                fix="tunesmith run RECIPE goes on with it",
+            )
+    console.note(f"{name} …")
+    run.write_state(phase=name)
+    stage.run(recipe, run)
+    run.stamp(name, stage.inputs(recipe, run))
+    run.write_state(phase=f"{name} done")
 
 
 # ---- opening a run for a recipe

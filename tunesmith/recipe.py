@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Every = Positive | Literal["epoch"]
 List = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists; a frozen section holds tuples
 
@@ -16,7 +16,9 @@ List = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists; a fr
 class Section(BaseModel):
     """A frozen part of the recipe; the text under a field is its documentation and goes into `tunesmith schema`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Model(Section):
@@ -239,7 +241,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run folder."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Order of rows, dropout, initial adapter."""
     model: Model
     """Base model."""

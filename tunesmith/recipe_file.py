@@ -220,7 +220,9 @@ def _invalid(error: ValidationError) -> dict[Key, str]:
             named, _, text = message.partition(": ")
             said[tuple(named.split(" and ")[0].split("."))] = text
         else:
-            expected.setdefault(key, []).append(message.removeprefix("Input should be "))
+            expected.setdefault(key, []).append(
+                message.removeprefix("Input should be ").removeprefix("String should ")
+            )
             got[key] = one["input"]
     return said | {
         key: f"should be {' or '.join(texts)}, not {got[key]!r}" for key, texts in expected.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner
     bad: list[str] = []
     seen: dict[str, str] = {}
     total = 0
+    rows = list(rows)
+    manner = replace(manner, format=format_of(rows, manner))
     for place, row in rows:
         total += 1
         try:
@@ -71,6 +73,23 @@ def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner
     return examples
 
 
+def file_format(path: Path, manner: Manner) -> str:
+    """The format that `read_file` reads a file in: the manner's, or that of the file's first sound row."""
+    return format_of(_parsed(path), manner)
+
+
+def format_of(rows: Iterable[tuple[str, Row | str]], manner: Manner) -> str:
+    """The manner's format; for auto that of the first row which has one (one file, one format); else auto."""
+    if manner.format != "auto":
+        return manner.format
+    for _, row in rows:
+        try:
+            return "auto" if isinstance(row, str) else _guess(row, manner)
+        except _BadRow:
+            continue
+    return "auto"
+
+
 def _parsed(path: Path) -> Iterator[tuple[str, Row | str]]:
     for number, line in enumerate(map(bytes.rstrip, _lines(path)), 1):
         place = f"{path.name}:{number}"
@@ -78,6 +97,10 @@ def _parsed(path: Path) -> Iterator[tuple[str, Row | str]]:
             continue
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if number == 1 and text.lstrip().startswith("["):
+                raise RowError(
+                    f"{path.name} is one JSON array", where=place, fix="write one JSON object a line"
+                )
         except UnicodeDecodeError as error:
             yield place, f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
             continue
@@ -131,9 +154,13 @@ def _example(row: Row, place: str, manner: Manner) -> Example:
 
 
 def _guess(row: Row, manner: Manner) -> str:
-    for name, needed in _NEEDED.items():
-        if set(needed[: None if manner.labelled else 1]) <= set(row):
-            return name
+    fitting = [
+        name for name, needed in _NEEDED.items() if set(needed[: None if manner.labelled else 1]) <= set(row)
+    ]
+    if len(fitting) > 1:
+        raise _BadRow(f"it fits {' and '.join(fitting)}: say which in data.format")
+    if fitting:
+        return fitting[0]
     columns = ", ".join(sorted(set(row) - _OPTIONAL)) or "none"
     raise _BadRow(
         f"no known format has the columns {columns} "
@@ -185,7 +212,8 @@ def _instruction(row: Row, manner: Manner) -> Turns:
             raise _BadRow(
                 "input is empty, but data.instruction_role: system leaves nothing else for the user's turn"
             )
-        head = f"{manner.system}\n\n{instruction}" if manner.system else instruction
+        system = row.get("system") or manner.system
+        head = f"{system}\n\n{instruction}" if system else instruction
         turns = [Message("system", head), Message("user", context)]
     else:
         turns = [

@@ -13,7 +13,7 @@ import numpy as np
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.data.formats import SHOWN, Manner, read_file, to_examples
+from tunesmith.data.formats import SHOWN, Manner, file_format, read_file, to_examples
 from tunesmith.data.proofs import Pair, contract_proofs
 from tunesmith.data.split import split_rows
 from tunesmith.errors import ModelError, RecipeError, RowCheckFailed, RowError
@@ -80,6 +80,7 @@ def build(recipe: Recipe, base: Base) -> Prepared:
         template=recipe.model.template,
         system=data.system,
         instruction_role=data.instruction_role,
+        row_format=training_format(data),
     )
     _check_sizes(recipe, base, contract)
     examples = read_splits(data, recipe.seed)
@@ -115,6 +116,13 @@ def read_splits(data: Data, seed: int) -> dict[str, list[Example]]:
     if shares:
         examples |= split_rows(examples["train"], shares, seed)
     return {name: examples[name] for name in SPLITS if name in examples}
+
+
+def training_format(data: Data) -> str:
+    """The format that training rows are read in: new rows have to be read in the same one."""
+    if not isinstance(data.train, str) or data.train == "starter":
+        return "instruction"
+    return file_format(Path(data.train), Manner(data.format))
 
 
 def read_source(name: str, source: object, manner: Manner) -> list[Example]:

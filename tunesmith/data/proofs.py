@@ -31,8 +31,12 @@ def contract_proofs(contract: Contract, split: str, pairs: Sequence[Pair]) -> It
     begins = _template_bos(contract)
     yield proof(
         "bos_count",
-        [example.id for example, encoded in pairs if encoded.ids.count(_bos(contract)) != begins],
-        f"exactly the template's {begins} BOS",
+        [
+            example.id
+            for example, encoded in pairs
+            if begins > 1 or encoded.ids.count(_bos(contract)) != begins
+        ],
+        f"exactly the template's {begins} BOS, and never two",
     )
     yield proof(
         "no_pad_learned",

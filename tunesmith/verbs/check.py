@@ -11,6 +11,8 @@ from tunesmith.contract import Contract
 from tunesmith.data.prepare import Prepared, build
 from tunesmith.errors import ProofFailed
 from tunesmith.recipe import Recipe
+from tunesmith.tasks import make_task
+from tunesmith.tasks.schema import load_schema
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
 
@@ -34,6 +36,7 @@ def check(recipe: Recipe, show: int = 0) -> dict[str, Any]:
     if failed:
         raise ProofFailed(f"{len(failed)} proofs failed: {', '.join(failed)}")
     _schedule(recipe, prepared)
+    _task(recipe, prepared)
     if show:
         _show(contract, prepared, show)
     return {"report": prepared.report()}
@@ -83,6 +86,14 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
             " (the same rows choose the checkpoint: the report will say so)" if scored == "validation" else ""
         )
         console.say(f"scores    on {len(prepared.splits[scored])} {scored} rows{chose}")
+
+
+def _task(recipe: Recipe, prepared: Prepared) -> None:
+    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
+    task = make_task(
+        recipe.evaluate.task, schema, [example.answer or "" for example, _ in prepared.splits["train"]]
+    )
+    console.say(f"task      {task.name}, headline {task.headline}")
 
 
 def _show(contract: Contract, prepared: Prepared, count: int) -> None:

@@ -75,7 +75,7 @@ def _run_of(name: str, runs_dir: Path) -> Run | None:
 
 
 def _manner(contract: Contract) -> Manner:
-    return Manner(system=contract.system, instruction_role=contract.instruction_role, labelled=False)
+    return Manner(contract.row_format, contract.system, contract.instruction_role, labelled=False)
 
 
 def _load(name: str, run: Run | None) -> Served:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.errors import RecipeError
-from tunesmith.pipeline import NAMES, advance, claim, open_run, require_same
+from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
@@ -37,7 +37,7 @@ def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[s
     recipe = load_recipe(folder.recipe_file)
     require_same(recipe, folder)  # what answers is the model that was trained: same type, same quantisation
     with folder.lock(), console.log_to(folder.log_file):
-        advance(recipe, folder, stage, again=frozenset({stage}))
+        redo(recipe, folder, stage)
         if redact:
             from tunesmith.evaluate.report import write_report
 
