@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from tunesmith import statistics
-from tunesmith.statistics import binomial_at_most, bootstrap, mcnemar, paired_difference
-from tunesmith.tasks.sums import ratio
+from tunesmith.statistics import binomial_at_most, bootstrap, mcnemar, paired_difference, sign_test
+from tunesmith.tasks.sums import Share, ratio
 
 
 def mean(sums):
@@ -131,3 +131,53 @@ def test_nothing_to_divide_is_nan_and_json_null():
 def test_counts_of_another_length_are_a_bug():
     with pytest.raises(ValueError, match="3 rows"):
         bootstrap({"hits": np.zeros(2)}, ["a", "b", "c"], {"mean": mean})
+
+
+# ---- few documents, and shares at their ends
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_one_document_has_no_interval(rows):
+    values, documents = np.random.default_rng(0).random(rows), ["only"] * rows
+    made = bootstrap(counts_of(values), documents, {"mean": mean, "share": Share(mean)})
+    for one in (*made.values(), paired_difference(counts_of(values), counts_of(1 - values), documents, mean)):
+        assert not math.isnan(one.value)
+        assert one.to_json()["low"] is None and one.to_json()["high"] is None
+
+
+@pytest.mark.parametrize("documents", [2, 20, 300])
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_share_at_its_end_has_the_exact_bound_over_documents(documents, value):
+    rows = 3 * documents
+    names = [f"d{i % documents}" for i in range(rows)]
+    made = bootstrap(counts_of([value] * rows), names, {"share": Share(mean), "other": mean}, draws=50)
+    expected = binomtest(value * documents, documents).proportion_ci(0.95, method="exact")
+    assert made["share"][:3] == pytest.approx((value, expected.low, expected.high), abs=1e-12)
+    assert made["other"][:3] == (value, value, value)  # not known to lie between 0 and 1
+
+
+def test_documents_without_a_denominator_do_not_narrow_the_bound():
+    counts = {"hits": np.zeros(50), "rows": np.array([1.0] * 5 + [0.0] * 45)}
+    made = bootstrap(counts, [str(i) for i in range(50)], {"share": Share(mean)})["share"]
+    assert made.high == pytest.approx(binomtest(0, 5).proportion_ci(0.95, method="exact").high)
+
+
+def test_a_whole_difference_is_open_on_one_side():
+    zeros, ones, names = counts_of([0] * 60), counts_of([1] * 60), [str(i) for i in range(60)]
+    up = paired_difference(zeros, ones, names, Share(mean))
+    down = paired_difference(ones, zeros, names, Share(mean))
+    assert (up.value, up.high) == (1, 1) and up.low == pytest.approx(2 * 0.025 ** (1 / 60) - 1)
+    assert (down.value, down.low, down.high) == (-1, -1, -up.low)
+
+
+def test_sign_test_counts_documents_not_rows():
+    # 6 documents of 10 rows: tuned is better by all rows in 5, worse by one row in 1; 1 document is equal
+    first = np.array([False] * 50 + [True] * 5 + [False] * 5 + [True] * 10)
+    second = np.array([True] * 50 + [True] * 4 + [False] * 6 + [True] * 10)
+    documents = [f"d{i // 10}" for i in range(70)]
+    made = sign_test(first, second, documents)
+    assert (made.first_better, made.second_better, made.equal) == (1, 5, 1)
+    assert made.p == pytest.approx(binomtest(1, 6, 0.5).pvalue)
+    assert mcnemar(first, second).p < 1e-10  # what rows would have claimed
+    alone = sign_test(first, second, [str(i) for i in range(70)])
+    assert alone.p == pytest.approx(mcnemar(first, second).p)

@@ -100,10 +100,11 @@ def oracle(rows):
     """Metrics by plain set arithmetic, row by row and field by field."""
     hits = gold_items = given_items = 0
     table = {
-        f: dict.fromkeys(("match", "partly", "wrong", "missed", "hallucinated", "null"), 0) for f in FIELDS
+        f: dict.fromkeys(("match", "partly", "wrong", "missed", "hallucinated", "null", "unparsed"), 0)
+        for f in FIELDS
     }
     per_field = {f: [0, 0, 0] for f in FIELDS}
-    exact = golds = row_exact = row_match = 0
+    exact = golds = golds_read = row_exact = row_match = 0
     for gold, _, sets, guess, value, _, _ in rows:
         said = guess if guess is not None else {f: set() for f in FIELDS}
         all_match = all_exact = guess is not None
@@ -119,12 +120,15 @@ def oracle(rows):
                 verdict = "match" if right == given else "partly" if right & given else "wrong"
             else:
                 verdict = "missed" if right else "hallucinated" if given else "null"
+                if guess is None and not right:
+                    verdict = "unparsed"
             table[f][verdict] += 1
             all_match = all_match and right == given
             same = guess is not None and value[f] == gold[f]
             all_exact = all_exact and same
             if right:
                 golds += 1
+                golds_read += guess is not None
                 exact += same
         row_exact += all_exact
         row_match += all_match
@@ -140,7 +144,7 @@ def oracle(rows):
         "row_exact": row_exact / len(rows),
         "row_match": row_match / len(rows),
         "missed": total["missed"] / golds,
-        "wrong": (total["wrong"] + total["partly"]) / golds,
+        "wrong": (total["wrong"] + total["partly"]) / golds_read if golds_read else float("nan"),
         "hallucinated": total["hallucinated"] / nulls if nulls else float("nan"),
         "parse_rate": sum(r[3] is not None for r in rows) / len(rows),
         "parse_rate_bare": sum(r[3] is not None and r[5] in ("bare", "extra") for r in rows) / len(rows),
@@ -191,6 +195,7 @@ def _mean_of_rows(hits, gold, given, real=extraction._f1):
 MUTANTS = {
     "null against null is a match": (extraction, "_verdict", _null_is_a_hit),
     "unparsable rows are dropped": (extraction.ExtractionTask, "counts", _unparsable_is_dropped),
+    "what can't be parsed is right about nulls": (extraction, "_of_unparsed", str),
     "wrong denominator": (extraction, "_f1", _mean_of_rows),
     "substring counts as a match": (
         extraction, "_verdict", lambda gold, given: "match" if gold & given else "wrong" if gold and given else "null"
@@ -403,9 +408,38 @@ def test_predictions_file_alone_can_be_scored():
 
 def test_auto_chooses_by_the_training_answers():
     assert make_task("auto", None, ['{"a": 1}', '{"a": null}']).name == "extraction"
-    assert make_task("auto", None, ['{"a": 1}', "free text"]).name == "text"
+    assert make_task("auto", None, ['{"a": 1}', "free text", "more text"]).name == "text"
+    assert make_task("auto", None, []).name == "text"
     with pytest.raises(TunesmithError, match="extraction"):
         make_task("extractoin", None, [])
+
+
+def test_auto_refuses_to_guess_where_most_answers_are_objects():
+    golds = ['{"a": 1}'] * 6 + ["", "no idea", '{"a": ', "n/a"]
+    with pytest.raises(RowCheckFailed, match="4 of 10 training answers") as error:
+        make_task("auto", None, golds)
+    assert "'no idea'" in str(error.value) and "and 1 more" in str(error.value)
+    assert "set evaluate.task: text or extraction, or mend these rows" in str(error.value)
+    with pytest.raises(RowCheckFailed, match="1 of 2"):
+        make_task("auto", None, ['{"a": 1}', "free text"])
+    assert make_task("text", None, golds).name == "text"  # named, it is as named
+    assert make_task("auto", schema(), golds).name == "extraction"
+
+
+def test_answers_that_cannot_be_parsed_do_not_look_perfect():
+    task = make_task("extraction", schema())
+    made, scored = score(task, [A, A], ["no idea", "none"])
+    assert np.isnan(made["hallucinated"]) and np.isnan(made["wrong"])
+    assert made["missed"] == 1
+    (table,) = task.tables({name: values.sum() for name, values in scored.counts.items()})
+    total = dict(zip(table.columns, table.rows[-1], strict=True))
+    assert (total["gold nulls"], total["hallucinated"], total["unparsed"]) == (4, 0, 4)
+    assert [one.verdict for one in task.details(task.parse(json.dumps(A)), task.parse("none"))] == [
+        "missed", "unparsed", "unparsed"
+    ]  # fmt: skip
+    made, _ = score(task, [A, A], ["no idea", {"site": "bone", "drug": "aspirin", "marker": None}])
+    assert (made["hallucinated"], made["wrong"], made["missed"]) == (0.5, 1.0, 0.5)
+    assert "can be parsed" in task.explain()["hallucinated"]
 
 
 def test_majority_takes_the_most_common_value_that_is_not_null():

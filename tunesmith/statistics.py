@@ -3,6 +3,10 @@
 Every metric is a function of sums over rows ("counts"), so a draw of documents is a weighted sum of counts: draws are
 exact for ratios such as F1 or bits per byte, and cheap. Documents are drawn, never rows: rows of one document hang
 together, and row-level intervals come out too narrow (Miller 2024, "Adding Error Bars to Evals").
+
+Where every document has the same 0 or 1 of a share, so has every draw, and the bootstrap's interval has no width. There
+the open side is the exact bound of Clopper and Pearson (1934, "The use of confidence or fiducial limits illustrated in
+the case of the binomial") over documents: after n of n the lower 95 % limit of a share is 0.025^(1/n).
 """
 
 from __future__ import annotations
@@ -15,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import TunesmithError
-from tunesmith.tasks.sums import Metric
+from tunesmith.tasks.sums import Metric, Share
 
 Counts = Mapping[str, NDArray[np.float64]]
 """Name of a count → its value in each row [rows]."""
 
 DRAWS = 2000
+_TAIL = 0.025  # below and above a 95 % interval
 _BLOCK = 4_000_000  # cells of the draws × documents matrix that are held at once
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % percentile interval over `n` rows. NaN where nothing could be counted."""
+    """A value with its 95 % interval over `n` rows. NaN where nothing could be counted; one document has none."""
 
     value: float
     low: float
@@ -46,6 +51,15 @@ class McNemar(NamedTuple):
     p: float
 
 
+class SignTest(NamedTuple):
+    """Documents in which one of two systems has more rows right, and the exact two-sided p that both are as good."""
+
+    first_better: int
+    second_better: int
+    equal: int
+    p: float
+
+
 def bootstrap(
     counts: Counts, documents: Sequence[str], metrics: Mapping[str, Metric], draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Interval]:
@@ -53,8 +67,13 @@ def bootstrap(
     names, by_document = _sum_by_document(counts, documents)
     drawn = _as_counts(names, _draw(by_document, draws, seed))
     whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
-    n = len(documents)
-    return {name: _interval(metric(whole)[0], metric(drawn), n) for name, metric in metrics.items()}
+    single = _as_counts(names, by_document)
+    n, total = len(documents), len(by_document)
+    made = {}
+    for name, metric in metrics.items():
+        found = _interval(metric(whole)[0], metric(drawn), n, total)
+        made[name] = _open_side(found, metric(single)) if isinstance(metric, Share) else found
+    return made
 
 
 def paired_difference(
@@ -73,17 +92,22 @@ def paired_differences(
     seed: int = 0,
 ) -> dict[str, Interval]:
     """`paired_difference` of each metric."""
-    sides = []
+    sides, singles = [], []
     for counts in (first, second):
         names, by_document = _sum_by_document(counts, documents)
         whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
         sides.append((whole, _as_counts(names, _draw(by_document, draws, seed))))
+        singles.append(_as_counts(names, by_document))
     (whole, drawn), (whole_second, drawn_second) = sides
-    n = len(documents)
-    return {
-        name: _interval((metric(whole_second) - metric(whole))[0], metric(drawn_second) - metric(drawn), n)
-        for name, metric in metrics.items()
-    }
+    n, total = len(documents), len(set(documents))
+    made = {}
+    for name, metric in metrics.items():
+        value, draw = (metric(whole_second) - metric(whole))[0], metric(drawn_second) - metric(drawn)
+        found = _interval(value, draw, n, total)
+        if isinstance(metric, Share):
+            found = _open_difference(found, metric(singles[1]) - metric(singles[0]))
+        made[name] = found
+    return made
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
@@ -91,10 +115,30 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     if len(first) != len(second):
         raise ValueError(f"{len(first)} rows against {len(second)}")
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
-    total = only_first + only_second
-    return McNemar(
-        only_first, only_second, min(1.0, 2 * binomial_at_most(min(only_first, only_second), total, 0.5))
+    return McNemar(only_first, only_second, _fair_coin(only_first, only_second))
+
+
+def sign_test(first: NDArray[np.bool_], second: NDArray[np.bool_], documents: Sequence[str]) -> SignTest:
+    """Exact binomial test on the documents in which one of the two has more rows right (Dixon and Mood 1946).
+
+    McNemar takes each row for a new observation; rows of one document are none. `first`, `second`: [rows].
+    """
+    _, by_document = _sum_by_document(
+        {"first": first.astype(float), "second": second.astype(float)}, documents
     )
+    over = by_document[:, 1] - by_document[:, 0]
+    worse, better = int(np.sum(over < 0)), int(np.sum(over > 0))
+    return SignTest(worse, better, int(np.sum(over == 0)), _fair_coin(worse, better))
+
+
+def _fair_coin(heads: int, tails: int) -> float:
+    """Two-sided p."""
+    return min(1.0, 2 * binomial_at_most(min(heads, tails), heads + tails, 0.5))
+
+
+def all_of(n: int) -> float:
+    """Clopper and Pearson's lower 95 % limit of a share after n of n."""
+    return math.pow(_TAIL, 1 / n)
 
 
 def binomial_at_most(successes: int, trials: int, chance: float) -> float:
@@ -144,9 +188,31 @@ def _as_counts(names: list[str], sums: NDArray[np.float64]) -> dict[str, NDArray
     return {name: sums[:, column] for column, name in enumerate(names)}
 
 
-def _interval(value: Any, drawn: NDArray[np.float64], n: int) -> Interval:
+def _interval(value: Any, drawn: NDArray[np.float64], n: int, total: int) -> Interval:
+    """`total`: documents. One document drawn again and again is no sample of documents."""
     kept = drawn[~np.isnan(drawn)]  # a draw in which a metric has no denominator says nothing about it
-    if math.isnan(value) or not len(kept):
+    if math.isnan(value) or not len(kept) or total < 2:
         return Interval(float(value), math.nan, math.nan, n)
-    low, high = np.percentile(kept, [2.5, 97.5])
+    low, high = np.percentile(kept, [100 * _TAIL, 100 * (1 - _TAIL)])
     return Interval(float(value), float(low), float(high), n)
+
+
+def _open_side(found: Interval, single: NDArray[np.float64]) -> Interval:
+    """A share that is 0 (or 1) in every document gets its exact bound. `single`: [documents], NaN where it has none."""
+    counted = int(np.sum(~np.isnan(single)))
+    if math.isnan(found.low) or found.low != found.high:
+        return found
+    if counted < 2:
+        return found._replace(low=math.nan, high=math.nan)
+    if found.value == 0:
+        return found._replace(high=1 - all_of(counted))
+    return found._replace(low=all_of(counted)) if found.value == 1 else found
+
+
+def _open_difference(found: Interval, single: NDArray[np.float64]) -> Interval:
+    """A difference of ±1 in every document: in the documents that the bound leaves open it may be the opposite."""
+    counted = int(np.sum(~np.isnan(single)))
+    if found.low != found.high or abs(found.value) != 1 or counted < 2:
+        return found
+    inner = 2 * all_of(counted) - 1
+    return found._replace(low=inner) if found.value == 1 else found._replace(high=-inner)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tunesmith.errors import RowCheckFailed
 from tunesmith.lookup import find
 from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table, Task, TaskMaker
 
 __all__ = ["TASKS", "Detail", "Golds", "Parsed", "Table", "Task", "TaskMaker", "make_task"]
+
+
+_NAMED, _SHOWN = 3, 60  # answers that a message lists, and characters of each
 
 
 def _extraction(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
@@ -24,12 +28,25 @@ def _text(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
 
 
 def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-    """Extraction where a schema is given or every answer is a JSON object, else text."""
+    """Extraction where a schema is given or every answer is a JSON object, text where few are; RowCheckFailed between:
+    a handful of broken rows among objects must not turn the scores of fields into scores of words."""
     from tunesmith.tasks.json_answer import read_object
 
     golds = list(golds)
-    objects = bool(golds) and all(read_object(gold).value is not None for gold in golds)
-    return (_extraction if schema is not None or objects else _text)(schema, golds)
+    if schema is not None:
+        return _extraction(schema, golds)
+    others = [gold for gold in golds if read_object(gold).value is None]
+    if others and 2 * len(others) <= len(golds):
+        shown = ", ".join(
+            repr(gold if len(gold) <= _SHOWN else f"{gold[:_SHOWN]}…") for gold in others[:_NAMED]
+        )
+        raise RowCheckFailed(
+            f"{len(others)} of {len(golds)} training answers are no JSON object, the others are: {shown}"
+            + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""),
+            where="evaluate.task: auto",
+            fix="set evaluate.task: text or extraction, or mend these rows",
+        )
+    return (_text if others or not golds else _extraction)(schema, golds)
 
 
 TASKS: dict[str, TaskMaker] = {"auto": _auto, "extraction": _extraction, "text": _text}

@@ -1,7 +1,8 @@
 """Extraction: the answer is a JSON object of fields, each a text, a list or null.
 
 Two matchings stand side by side: strict (equal JSON) and by items (tasks/normalise.py). null against null is right but
-never a hit: otherwise a model that answers null everywhere looks good. What can't be parsed counts as all missed.
+never a hit: otherwise a model that answers null everywhere looks good. What can't be parsed counts as all missed, and
+its gold nulls as neither right nor wrong: otherwise a model that never answers made nothing up.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from tunesmith.tasks.json_answer import read_object
 from tunesmith.tasks.normalise import is_null, items, leaves, split_items, words
 from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table
 from tunesmith.tasks.schema import SchemaChecker, fields_of, infer_schema
-from tunesmith.tasks.sums import Metric, Sums, mean, ratio
+from tunesmith.tasks.sums import Metric, Share, Sums, mean, ratio
 
 # Counts of a field in a row. gold, given: 1 where there is a value; both together are match, partly or wrong.
+# gold_read: gold, of an answer that could be parsed; unparsed: a gold null of one that could not.
 _PER_FIELD = (
     "gold", "given", "exact", "match", "partly", "wrong", "missed", "hallucinated", "null",
-    "gold_items", "given_items", "hits",
+    "unparsed", "gold_read", "gold_items", "given_items", "hits",
 )  # fmt: skip
 
 
@@ -119,7 +121,7 @@ class ExtractionTask:
             "parse_rate": mean("parsed"),
             "parse_rate_bare": mean("parsed_bare"),
             "missed": lambda s: ratio(total(s, "missed"), total(s, "gold")),
-            "wrong": lambda s: ratio(total(s, "wrong") + total(s, "partly"), total(s, "gold")),
+            "wrong": lambda s: ratio(total(s, "wrong") + total(s, "partly"), total(s, "gold_read")),
             "hallucinated": lambda s: ratio(
                 total(s, "hallucinated"), total(s, "hallucinated") + total(s, "null")
             ),
@@ -131,7 +133,7 @@ class ExtractionTask:
         for field in self.fields:
             made[f"item_f1:{field}"] = partial(_field_f1, field)
             made[f"exact:{field}"] = partial(_field_exact, field)
-        return made
+        return {name: Share(metric) for name, metric in made.items()}
 
     def explain(self) -> dict[str, str]:
         """What each metric means."""
@@ -147,17 +149,18 @@ class ExtractionTask:
                 (
                     field or "all fields",
                     count["gold"], count["exact"], count["match"], count["partly"], count["wrong"], count["missed"],
-                    count["null"] + count["hallucinated"], count["hallucinated"],
+                    count["null"] + count["hallucinated"] + count["unparsed"], count["hallucinated"], count["unparsed"],
                     _plain_ratio(count["hits"], count["given_items"]),
                     _plain_ratio(count["hits"], count["gold_items"]),
                     _plain_ratio(2 * count["hits"], count["gold_items"] + count["given_items"]),
                 )
             )  # fmt: skip
         columns = ("field", "gold values", "exact", "match", "partly", "wrong", "missed", "gold nulls", "hallucinated",
-                   "precision", "recall", "F1")  # fmt: skip
+                   "unparsed", "precision", "recall", "F1")  # fmt: skip
         note = (
             "Gold values = match + partly + wrong + missed; exact is among match. Hallucinated: a value where the gold "
-            "is null; null answered by null is right, but no hit. Precision, recall and F1 are of normalised items."
+            "is null; null answered by null is right, but no hit. Unparsed: gold nulls of answers that can't "
+            "be parsed, neither right nor hallucinated. Precision, recall and F1 are of normalised items."
         )
         return [Table("Fields", columns, tuple(rows), note)]
 
@@ -196,17 +199,20 @@ class ExtractionTask:
         return [item for leaf in found for item in split_items(leaf)]
 
     def _verdicts(self, gold: Parsed, predicted: Parsed) -> list[str]:
-        return [
+        found = [
             _verdict(items(_at(gold.value, field)), items(_at(predicted.value, field)))
             for field in self.fields
         ]
+        return found if predicted.value is not None else [_of_unparsed(verdict) for verdict in found]
 
     def _field_counts(self, field: str, gold: Parsed, predicted: Parsed) -> dict[str, int]:
         right, given = _at(gold.value, field), _at(predicted.value, field)
         right_items, given_items = items(right), items(given)
         made = dict.fromkeys(_PER_FIELD, 0)
-        made[_verdict(right_items, given_items)] = 1
+        verdict = _verdict(right_items, given_items)
+        made[verdict if predicted.value is not None else _of_unparsed(verdict)] = 1
         made["gold"], made["given"] = int(bool(right_items)), int(bool(given_items))
+        made["gold_read"] = int(bool(right_items) and predicted.value is not None)
         made["exact"] = int(bool(right_items) and _same(right, given))
         made["gold_items"], made["given_items"] = len(right_items), len(given_items)
         made["hits"] = len(right_items & given_items)
@@ -234,8 +240,8 @@ _MEANING = {
     "parse_rate": "share of answers with a JSON object, alone or behind a fence or a few words",
     "parse_rate_bare": "share of answers that are a JSON object and nothing else",
     "missed": "share of gold values answered by null, or by an answer that can't be parsed; lower is better",
-    "wrong": "share of gold values answered by another value, or only partly; lower is better",
-    "hallucinated": "share of gold nulls answered by a value; lower is better",
+    "wrong": "share of gold values answered by another value or only in part, where answers can be parsed; lower is better",
+    "hallucinated": "share of gold nulls answered by a value, where answers can be parsed; lower is better",
     "grounded_words": "share of words of predicted items that stand in the input",
     "grounded_values": "share of predicted items that stand in the input as a whole",
     "gold_grounded_words": "the same for the gold answers: what a perfect model reaches",
@@ -296,6 +302,11 @@ def _text(value: Any) -> str | None:
     if is_null(value):
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _of_unparsed(verdict: str) -> str:
+    """No answer is no null: it is not right about what isn't there."""
+    return "unparsed" if verdict == "null" else verdict
 
 
 def _total(fields: Sequence[str], sums: Sums, name: str) -> NDArray[np.float64]:

@@ -21,7 +21,8 @@ class Parsed(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """One field of one row for people to read. Verdict: match, partly, wrong, missed, hallucinated or null."""
+    """One field of one row for people to read. Verdict: match, partly, wrong, missed, hallucinated, null or
+    unparsed (a gold null, and an answer that can't be read)."""
 
     field: str
     gold: str | None
