@@ -132,6 +132,22 @@ BAD: dict[str, tuple[Any, int, str]] = {
         2,
         "the weights are a pickle (pytorch_model.bin)",
     ),
+    "weights cut short": (
+        lambda p: (
+            bad_yaml(p, RECIPE.replace("base: starter", "base: base")),
+            (model_folder(p, config__json={"model_type": "llama"}) / "model.safetensors").write_bytes(
+                (100).to_bytes(8, "little")
+                + b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}'.ljust(100)
+            ),
+        ),
+        2,
+        "a weight file is cut short",
+    ),
+    "a revision of a folder": (
+        lambda p: bad_yaml(p, RECIPE.replace("base: starter", "base: starter, revision: abc")),
+        2,
+        "model.revision is for hub ids",
+    ),
     "remote code": (
         lambda p: (
             bad_yaml(p, RECIPE.replace("base: starter", "base: base")),

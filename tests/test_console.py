@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,23 @@ def test_results_and_notes_go_apart_and_both_into_the_log(
         "result",
         "warning: careful",
     ]
+
+
+def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
+    """`tunesmith run … | head`: the lines after the pipe has closed go nowhere, the work goes on."""
+    script = (
+        "import sys, time; from tunesmith import console\n"
+        "for i in range(2000): console.say(f'line {i}')\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').write('done')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(30)
+    assert (tmp_path / "done").read_text() == "done"
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from tunesmith.contract import Contract, Encoded
 from tunesmith.data.proofs import contract_proofs
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
+from tunesmith.templates import NAMED
 
 CONVERSATIONS = [
     [("user", "What is a carcinoma?"), ("assistant", "A cancer of epithelial cells.")],
@@ -190,6 +191,13 @@ def test_double_bos_is_caught(contract: Contract) -> None:
     assert ids.count(contract.bos_id) == 1  # type: ignore[arg-type]
     mutant = Encoded([ids[0], *ids], [False, *learned])
     assert not _proofs(contract, mutant, TURNS)["bos_count_train"]
+
+
+def test_a_template_with_two_bos_is_caught(llama3: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice.jinja"
+    twice.write_text("{{ bos_token }}" + NAMED["llama3"])
+    contract = Contract.make(llama3, template=str(twice))
+    assert not _proofs(contract, contract.encode(example(TURNS)), TURNS)["bos_count_train"]
 
 
 def test_unmasked_prompt_is_caught(contract: Contract) -> None:

@@ -74,6 +74,33 @@ def test_what_answers_is_what_was_trained(
     assert capsys.readouterr().err.count("model.dtype: was bfloat16, is float16") == 2
 
 
+def test_a_stage_again_never_trains(trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows edited or gone since, another working folder: what is done again is done on what lies in the run."""
+    recipe, runs = trained
+    adapter = runs / "tiny" / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    rows = recipe.parent / "train.jsonl"
+    kept = rows.read_bytes()
+    rows.write_bytes(kept * 2)
+    elsewhere = recipe.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    try:  # a random model never stops: the proof of that fails after the report is written
+        assert main(["evaluate", str(runs / "tiny")]) in (0, 3)
+    finally:
+        rows.write_bytes(kept)
+    assert (runs / "tiny" / "report" / "report.json").is_file()
+    assert adapter.read_bytes() == before
+    assert not list((runs / "tiny" / "checkpoints").glob("broken*"))
+
+
+def test_a_stage_again_wants_the_ones_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = make_project(tmp_path, rows=16)
+    assert main(["prepare", str(recipe), "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert main(["evaluate", "tiny", "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert "train has not finished in this run" in capsys.readouterr().err
+
+
 def test_fork_starts_beside(trained: tuple[Path, Path]) -> None:
     recipe, runs = trained
     words = ["prepare", str(recipe), "--runs-dir", str(runs), "--fork", "--set", "train.learning_rate=0.5"]

@@ -69,6 +69,13 @@ def test_sections_have_to_agree(tmp_path: Path) -> None:
     assert "quantised weights" in problems(tmp_path, GOOD, "tune.method=full", "model.quantize=nf4")
 
 
+def test_infinity_is_no_setting(tmp_path: Path) -> None:
+    for key in ("train.learning_rate", "train.epochs", "train.warmup", "tune.alpha", "train.weight_decay"):
+        assert f"{key}: should be a finite number" in problems(tmp_path, GOOD, f"{key}=.inf").replace(
+            "Input ", ""
+        )
+
+
 def test_set_has_the_types_of_the_file(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD), ["tune.target_modules=[q_proj, v_proj]", "train.max_steps=7"])
     assert recipe.tune.target_modules == ("q_proj", "v_proj")
