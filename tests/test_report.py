@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,10 +18,12 @@ from tunesmith.evaluate import floors
 from tunesmith.evaluate.examples import mistakes, worst
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import build, load_systems, score_file
+from tunesmith.evaluate.wording import range_of
 from tunesmith.proof import Proof
 from tunesmith.rows import Rows
 from tunesmith.statistics import Interval
 from tunesmith.tasks import make_task
+from tunesmith.verbs.score import score
 from tunesmith.view import figures
 from tunesmith.view.scored import chosen, run_decoding, scored_rows
 from tunesmith.view.series import best, gaps, load_series
@@ -91,7 +94,12 @@ def test_report_json_is_as_documented(run):
     assert tuned["n"] == 45
     assert content["selected_on_scored_rows"] is False
     assert content["schema_version"] == 1
-    assert content["mcnemar"]["only_tuned"] > content["mcnemar"]["only_base"]
+    assert content["overlap"] == {"train": 0, "validation": 0}
+    assert "mcnemar" not in content  # two rows to a document
+    signs = content["sign_test"]
+    assert signs["tuned_better"] > signs["base_better"]
+    assert signs["tuned_better"] + signs["base_better"] + signs["equal"] == 23
+    assert "sign test over documents" in (run.report / "report.md").read_text()
     seen, unseen = sorted(content["slices"], key=lambda one: one["value"])
     assert (seen["rows"], seen["small"], unseen["rows"], unseen["small"]) == (30, False, 15, True)
     assert "NaN" not in (run.report / "report.json").read_text()
@@ -128,6 +136,95 @@ def test_first_line_says_whether_the_rows_chose_the_checkpoint(tmp_path, split, 
     body = (made.report / "report.html").read_text().split("<main>")[1]
     first = re.sub(r"<[^>]+>", "", body.split("</p>")[0]) if split == "validation" else body.split("</p>")[0]
     assert says in first
+
+
+@pytest.mark.parametrize(
+    "train, validation, says",
+    [
+        (TEST[:12], (), "12 of 45 scored rows stand in the training rows too: scores are too high"),
+        ((), TEST[:7], "7 of 45 scored rows stand in the validation rows too, which chose the checkpoint"),
+    ],
+)
+def test_first_line_says_that_scored_rows_stand_elsewhere(tmp_path, train, validation, says):
+    made = write_run(tmp_path / "tiny", [*renamed(train), *TRAIN], test=TEST, validation=renamed(validation))
+    fill(made, TEST)
+    content = write_report(recipe(), made)
+    assert content["overlap"] == {"train": len(train), "validation": len(validation)}
+    assert content["selected_on_scored_rows"] is bool(validation)
+    first = (made.report / "report.md").read_text().split("\n")[0]
+    assert says in first and "chose nothing" not in first
+    body = (made.report / "report.html").read_text().split("<main>")[1]
+    assert body.strip().startswith('<p class="warning">') and says in body.split("</p>")[0]
+
+
+def renamed(rows):
+    """The same texts under other ids."""
+    return [replace(row, id=f"again-{row.id}", document=f"again {row.document}") for row in rows]
+
+
+def test_rows_that_are_their_own_documents_get_mcnemar(tmp_path):
+    rows = [replace(row, document=row.id) for row in TEST]
+    made = write_run(tmp_path / "tiny", TRAIN, test=rows)
+    fill(made, rows)
+    content = write_report(recipe(), made)
+    assert content["mcnemar"]["only_tuned"] > content["mcnemar"]["only_base"]
+    assert "sign_test" not in content
+    assert "McNemar" in (made.report / "report.md").read_text()
+
+
+@pytest.mark.parametrize("rows, documents, claims", [(12, 12, False), (20, 20, True), (45, 1, False)])
+def test_few_documents_claim_nothing(tmp_path, rows, documents, claims):
+    chosen_rows = [replace(row, document=f"d{i % documents}") for i, row in enumerate(TEST[:rows])]
+    made = write_run(tmp_path / "tiny", TRAIN, test=chosen_rows)
+    write_predictions(made.predictions / "tuned.jsonl", chosen_rows, [row.answer for row in chosen_rows])
+    write_predictions(made.predictions / "base.jsonl", chosen_rows, ["{}"] * rows)
+    content = write_report(recipe(), made)
+    text = (made.report / "report.md").read_text()
+    assert ("the interval excludes 0" in text) is claims
+    assert ("Too few documents to tell" in text) is not claims
+    assert set(content["headline"]["difference"]) == {"value", "low", "high"}
+    if documents == 1:
+        assert content["headline"]["difference"]["low"] is None
+        assert content["scores"]["tuned"]["item_f1"]["high"] is None
+        assert "1.000 (–)" in text and "nan" not in text.lower()
+        assert "NaN" not in (made.report / "report.json").read_text()
+
+
+def test_a_perfect_share_still_has_an_interval(run):
+    write_predictions(run.predictions / "tuned.jsonl", TEST, [row.answer for row in TEST])
+    scores = write_report(recipe(), run)["scores"]["tuned"]
+    assert scores["schema_valid"]["low"] == pytest.approx(0.025 ** (1 / 23))  # 23 documents
+    assert scores["schema_valid"]["high"] == 1
+
+
+def test_a_base_that_misses_the_format_is_called_that(run):
+    write_predictions(run.predictions / "base.jsonl", TEST, ["Stage IV, I think."] * 45)
+    content = write_report(recipe(), run)
+    text = (run.report / "report.md").read_text()
+    fit = 100 * content["scores"]["tuned"]["schema_valid"]["value"]
+    assert "The base's item_f1 of 0.000 is one of format" in text
+    assert f"answers that fit the schema: tuned {fit:.1f} %, base 0.0 %." in text
+    assert content["scores"]["base"]["hallucinated"]["value"] is None
+    assert content["scores"]["base"]["wrong"]["value"] is None
+    assert content["scores"]["base"]["missed"]["value"] == 1
+    write_predictions(run.predictions / "base.jsonl", TEST, [row.answer for row in TEST])
+    write_report(recipe(), run)
+    assert "one of format" not in (run.report / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "low, high, sign, says",
+    [
+        (0.0006274, 0.002, False, "0.00063 to 0.00200"),
+        (0.0006274, 0.4, False, "0.001 to 0.400"),
+        (-0.01, 0.25, True, "−0.010 to +0.250"),
+        (99.5, 123.45, False, "99.5 to 123.5"),
+        (0.0, 0.0, True, "+0.000 to +0.000"),
+        (None, None, False, "–"),
+    ],
+)
+def test_both_ends_of_an_interval_have_as_many_digits(low, high, sign, says):
+    assert range_of({"low": low, "high": high}, sign) == says
 
 
 def test_exported_systems_are_scored_and_stale_ones_left_out(run, capsys):
@@ -238,6 +335,13 @@ def test_one_predictions_file_can_be_scored_alone(run):
     whole = build(load_systems(run.predictions, TEST, task))
     alone = score_file(run.predictions / "tuned.jsonl", task)
     assert alone["headline"]["tuned"] == whole["headline"]["tuned"]
+
+
+def test_a_file_of_one_document_is_scored_without_interval(tmp_path, capsys):
+    write_predictions(tmp_path / "one.jsonl", TEST[:1], [row.answer for row in TEST[:1]])
+    made = score(recipe(), tmp_path / "one.jsonl")
+    assert made["scores"]["item_f1"] == {"value": 1.0, "low": None, "high": None, "n": 1}
+    assert "–" in capsys.readouterr().out
 
 
 def test_scoring_and_report_need_no_torch(tmp_path):

@@ -143,6 +143,7 @@ def test_one_document_has_no_interval(rows):
     for one in (*made.values(), paired_difference(counts_of(values), counts_of(1 - values), documents, mean)):
         assert not math.isnan(one.value)
         assert one.to_json()["low"] is None and one.to_json()["high"] is None
+        assert one.ends == (one.value, one.value)  # what export holds a merge against
 
 
 @pytest.mark.parametrize("documents", [2, 20, 300])

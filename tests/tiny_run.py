@@ -54,7 +54,8 @@ def reports(count: int, seed: int = 0, name: str = "row") -> list[Example]:
             "treatment": rng.choice(DRUGS),
             "stage": rng.choice(["II", "IV"]),
         }
-        text = f"Stage {gold['stage']} disease. {gold['treatment']} given. Metastasis: {gold['site'] or 'none'} <b>&"
+        text = f"Report {name} {i}. "  # no row stands in two splits
+        text += f"Stage {gold['stage']} disease. {gold['treatment']} given. Metastasis: {gold['site'] or 'none'} <b>&"
         turns = (Message("user", text), Message("assistant", json.dumps(gold), learned=True))
         kind = "unseen" if i % 3 == 0 else "seen"
         rows.append(

@@ -37,6 +37,11 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends; the value itself where there is no interval, so that one document has to agree wholly."""
+        return (self.value, self.value) if math.isnan(self.low) else (self.low, self.high)
+
     def to_json(self) -> dict[str, float | int | None]:
         """NaN becomes null."""
         value, low, high = (None if math.isnan(x) else x for x in self[:3])

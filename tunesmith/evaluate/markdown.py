@@ -30,7 +30,7 @@ def render(content: Mapping[str, Any]) -> str:
             f"n = {headline['n']} rows"
         )
     parts.append("\n".join(f"- {sentence}" for sentence in sentences(content)))
-    parts += ["## Scores", _scores(content)]
+    parts += ["## Scores", _scores(content), "n counts rows, also where a metric divides by something else."]
     for name, tables in content["tables"].items():
         for table in tables:
             rows = [[_plain(cell) for cell in row] for row in table["rows"]]

@@ -14,6 +14,7 @@ from tunesmith.evaluate.score import SMALL, interval
 from tunesmith.evaluate.wording import (
     facts,
     first_line,
+    is_warning,
     listed_metrics,
     number,
     of_gold,
@@ -73,7 +74,7 @@ def _head(content: Mapping[str, Any]) -> str:
     for floor, over in content.get("over_floors", {}).items():
         cards.append(card(f"over {shown_name(floor)}", signed(over["value"]), range_of(over, True)))
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(content))
-    warning = f'<p class="warning">{escape(line)}</p>' if content["selected_on_scored_rows"] else ""
+    warning = f'<p class="warning">{escape(line)}</p>' if is_warning(content) else ""
     plain = "" if warning else f'<p class="lead">{escape(line)}</p>'
     return (
         f"{warning}<h1>{escape(content['run'])}</h1>{plain}"
@@ -104,7 +105,9 @@ def _scores(content: Mapping[str, Any]) -> str:
         f"<figure>{picture}</figure>{table(head, rows)}"
         '<p class="note">Below each value its 95 % interval: '
         f"{content['bootstrap']['draws']} draws of documents, seed {content['bootstrap']['seed']}. "
-        "Differences are paired: the same documents drawn for both. majority and nearest need no model: the commonest "
+        "Where every document has the same 0 (or 1) of a share, the exact bound over documents (Clopper and Pearson). "
+        "Differences are paired: the same documents drawn for both. n counts rows, also where a metric divides by "
+        "something else. majority and nearest need no model: the commonest "
         "training values, and the answer of the nearest training row.</p>"
     )
 
@@ -137,7 +140,9 @@ def _verdicts(fields: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     made = {}
     for row in fields["rows"][:-1]:
         count = {name: int(row[at[name]]) for name in ("match", "partly", "wrong", "missed", "hallucinated")}
-        made[str(row[0])] = count | {"null": int(row[at["gold nulls"]]) - count["hallucinated"]}
+        made[str(row[0])] = count | {
+            "null": int(row[at["gold nulls"]]) - count["hallucinated"] - int(row[at["unparsed"]])
+        }
     return made
 
 

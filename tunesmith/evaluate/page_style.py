@@ -35,7 +35,7 @@ td small { display: block; color: var(--soft); font-size: 0.78rem; white-space: 
 td .what { display: block; color: var(--soft); font-size: 0.78rem; max-width: 30em; white-space: normal; }
 table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-top: 1.5px solid var(--soft); }
 .match, .passed { color: var(--good); } .wrong, .hallucinated, .failed { color: var(--bad); font-weight: 600; }
-.missed, .partly { color: var(--bad); } .null { color: var(--grey); }
+.missed, .partly { color: var(--bad); } .null, .unparsed { color: var(--grey); }
 .tag { display: inline-block; padding: 0 7px; border-radius: 9px; background: var(--panel); font-size: 0.78rem;
   margin-left: 6px; white-space: nowrap; }
 details { border: 1px solid var(--line); border-radius: 8px; margin: 8px 0; padding: 0 14px; }

@@ -53,6 +53,7 @@ def describe(recipe: Recipe, run: Run, scored: ScoredRows, systems: Systems) -> 
         "recipe_sha256": recipe.hash(),
         "split": scored.split,
         "selected_on_scored_rows": scored.selected,
+        "overlap": scored.overlap,
         "method": _method(recipe),
         "base": {
             "name": recipe.model.base,

@@ -24,6 +24,7 @@ from tunesmith.statistics import (
     mcnemar,
     paired_difference,
     paired_differences,
+    sign_test,
 )
 from tunesmith.tasks import Table, Task
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers, score_predictions
@@ -32,6 +33,7 @@ from tunesmith.tasks.sums import Metric, ratio
 FIRST = ("tuned", "base")
 FLOORS = ("majority", "nearest")
 SMALL = 30  # rows below which a slice says little
+_INTERVAL = "95 % percentile; Clopper-Pearson over documents where a share is 0 (or 1) in every one"
 MOST_VALUES = 50  # of one slice name that are scored: the commonest
 
 LIKELIHOOD: dict[str, Metric] = {
@@ -108,7 +110,7 @@ def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, A
         "task": task.name,
         "rows": len(documents),
         "documents": len(set(documents)),
-        "bootstrap": {"draws": draws, "seed": seed, "unit": "document", "interval": "95 % percentile"},
+        "bootstrap": {"draws": draws, "seed": seed, "unit": "document", "interval": _INTERVAL, "n": "rows"},
         "headline": _headline(systems, draws, seed),
         "scores": {name: _scores(task, one, draws, seed) for name, one in systems.scored.items()},
     }
@@ -128,8 +130,7 @@ def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, A
             for name in systems.scored
             if name not in (*FIRST, *FLOORS)
         }
-        test = mcnemar(systems.scored["base"].correct, systems.scored["tuned"].correct)
-        content["mcnemar"] = {"only_base": test.only_first, "only_tuned": test.only_second, "p": test.p}
+        content |= _all_right(systems)
     content["slices"] = _slices(systems, draws, seed)
     content["tables"] = {
         name: [_table(table) for table in task.tables(_sums(one))]
@@ -158,6 +159,24 @@ def _headline(systems: Systems, draws: int, seed: int) -> dict[str, Any]:
     elif not any(name in values for name in FIRST):
         made["value"] = next(iter(values.values()))
     return made
+
+
+def _all_right(systems: Systems) -> dict[str, Any]:
+    """Rows all right with and without tuning. McNemar's test wants rows that know nothing of each other."""
+    base, tuned = (systems.scored[name].correct for name in ("base", "tuned"))
+    if len(set(systems.documents)) == len(systems.documents):
+        test = mcnemar(base, tuned)
+        return {"mcnemar": {"only_base": test.only_first, "only_tuned": test.only_second, "p": test.p}}
+    signs = sign_test(base, tuned, systems.documents)
+    return {
+        "sign_test": {
+            "base_better": signs.first_better,
+            "tuned_better": signs.second_better,
+            "equal": signs.equal,
+            "unit": "document",
+            "p": signs.p,
+        }
+    }
 
 
 def _scores(task: Task, scored: Scored, draws: int, seed: int) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+NOTHING = 0.05  # headline score below which a base has found as good as nothing
+FEW = 20  # documents below which no sentence claims that two systems differ
 _NAMES = {"majority": "majority", "nearest": "nearest row"}
 
 
@@ -34,21 +37,54 @@ def signed(value: float | None) -> str:
 
 
 def range_of(score: Mapping[str, Any], sign: bool = False) -> str:
-    """The interval under a value."""
-    if score["low"] is None:
-        return ""
-    show = signed if sign else number
-    return f"{show(score['low'])} to {show(score['high'])}"
+    """The interval under a value: both ends with the same number of decimals; – where there is none."""
+    low, high = score["low"], score["high"]
+    if low is None or high is None:
+        return "–"
+    digits = _digits(max(abs(low), abs(high)))
+    return f"{_end(low, digits, sign)} to {_end(high, digits, sign)}"
+
+
+def _digits(largest: float) -> str:
+    """The format of both ends: three decimals for shares, three digits of the larger end below, four above."""
+    if largest == 0 or 0.01 <= largest < 100:
+        return ".3f"
+    if not 1e-6 <= largest < 1e6:
+        return ".2e"
+    place = math.floor(math.log10(largest))
+    return f".{2 - place if place < 0 else max(0, 3 - place)}f"
+
+
+def _end(value: float, digits: str, sign: bool) -> str:
+    text = format(abs(value), digits)
+    if sign:
+        return ("+" if value >= 0 else "−") + text
+    return text if value >= 0 else f"-{text}"
 
 
 def first_line(content: Mapping[str, Any]) -> str:
-    """What every report says first: whether the scored rows chose anything."""
-    if content["selected_on_scored_rows"]:
-        return (
+    """What every report says first: whether the scored rows were trained on, or chose anything."""
+    rows, split = content["rows"], content["split"]
+    trained, chose = (content["overlap"][name] for name in ("train", "validation"))
+    said = []
+    if trained:
+        said.append(f"{trained} of {rows} scored rows stand in the training rows too: scores are too high.")
+    if split == "validation":
+        said.append(
             "The scored rows also chose the checkpoint (validation rows, no test rows in the recipe): "
             "these scores flatter the tuned model and are no test result."
         )
-    return f"Scored on {content['split']} rows, which chose nothing."
+    elif chose:
+        said.append(
+            f"{chose} of {rows} scored rows stand in the validation rows too, which chose the checkpoint: "
+            "scores are too high."
+        )
+    return " ".join(said) or f"Scored on {split} rows, which chose nothing."
+
+
+def is_warning(content: Mapping[str, Any]) -> bool:
+    """Whether the first line says that the scores can't be trusted."""
+    return bool(content["selected_on_scored_rows"] or any(content["overlap"].values()))
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:
@@ -57,14 +93,19 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     difference = headline.get("difference")
     if difference:
         metric = headline["metric"]
-        if difference["low"] is not None and difference["low"] > 0:
+        if content["documents"] < FEW or difference["low"] is None:
+            made.append(
+                f"Too few documents to tell whether {metric} differs from the base's: {content['documents']}, "
+                f"and at least {FEW} are wanted."
+            )
+        elif difference["low"] > 0:
             made.append(f"The tuned model has a higher {metric} than its base; the interval excludes 0.")
-        elif difference["high"] is not None and difference["high"] < 0:
+        elif difference["high"] < 0:
             made.append(f"The tuned model has a lower {metric} than its base; the interval excludes 0.")
         else:
             made.append(f"No difference in {metric} is shown: the interval holds 0.")
     for floor, over in content.get("over_floors", {}).items():
-        if over["low"] is not None and over["low"] <= 0:
+        if over["low"] is None or over["low"] <= 0:
             made.append(f"It is not shown to beat the {shown_name(floor)} floor, which needs no model.")
     for system, change in content.get("exported", {}).items():
         value, change_by = number(scores[system][headline["metric"]]["value"]), signed(change["value"])
@@ -77,10 +118,13 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
             f"Rows all right only with tuning: {test['only_tuned']}; only without: {test['only_base']} "
             f"(McNemar, exact p = {test['p']:.2g})."
         )
-    if "schema_valid" in scores.get("tuned", {}):
+    if "sign_test" in content:
+        test = content["sign_test"]
         made.append(
-            f"Tuned answers that fit the schema: {_percent(scores['tuned']['schema_valid']['value'])}."
+            f"Documents with more rows all right with tuning: {test['tuned_better']}; with fewer: "
+            f"{test['base_better']} (sign test over documents, exact p = {test['p']:.2g})."
         )
+    made += _format_sentences(content)
     parsed = scores.get("tuned", {}).get("parse_rate")
     if parsed and parsed["value"] < 0.9:
         lost = _percent(1 - parsed["value"])
@@ -89,6 +133,27 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     if "tuned" in stops:
         made.append(f"Tuned answers that end by the terminator: {_percent(stops['tuned'])}.")
     return made
+
+
+def _format_sentences(content: Mapping[str, Any]) -> list[str]:
+    """How many answers fit the schema, and whether that alone explains what the base scores."""
+    scores, metric = content["scores"], content["headline"]["metric"]
+    fit = {
+        name: scores[name]["schema_valid"]["value"]
+        for name in ("tuned", "base")
+        if "schema_valid" in scores.get(name, {})
+    }
+    if set(fit) != {"tuned", "base"}:
+        return [f"{name.capitalize()} answers that fit the schema: {_percent(fit[name])}." for name in fit]
+    shares = f"answers that fit the schema: tuned {_percent(fit['tuned'])}, base {_percent(fit['base'])}."
+    if fit["base"] >= min(0.5, fit["tuned"]):
+        return [shares[0].upper() + shares[1:]]
+    reached = scores["base"][metric]["value"] or 0.0
+    if reached >= NOTHING:
+        return [f"Part of the difference may be one of format alone: {shares}"]
+    return [
+        f"The base's {metric} of {number(reached)} is one of format, and says little of what it knows: {shares}"
+    ]
 
 
 def listed_metrics(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -48,7 +48,8 @@ class Compared(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether the difference can be chance."""
-        return self.difference.low <= 0 <= self.difference.high
+        low, high = self.difference.ends
+        return low <= 0 <= high
 
 
 def choice_rows(recipe: Recipe, run: Run) -> Choice | None:
@@ -94,10 +95,11 @@ def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> 
         whole = {name: values.sum(keepdims=True) for name, values in scored.counts.items()}
         difference = paired_difference(live.counts, scored.counts, live.documents, metric, seed=seed)
         made[source] = Compared(float(metric(whole)[0]), difference)
+        low, high = difference.ends
         console.note(
             f"merged into the {source} base: {task.headline} {made[source].score:.3f}, "
             f"live adapter {made[source].score - difference.value:.3f} "
-            f"(difference {difference.low:+.3f} to {difference.high:+.3f}, n = {difference.n})"
+            f"(difference {low:+.3f} to {high:+.3f}, n = {difference.n})"
         )
     return made
 

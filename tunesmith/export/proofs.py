@@ -46,10 +46,11 @@ def merged_has_effect(reloaded: Tensor, base: Tensor, again: Tensor, rerounded_b
 
 def merged_scores_as_adapter(metric: str, difference: Interval, source: str) -> Proof:
     """The score of the merge into the `source` weights against the live adapter's, on the same rows."""
-    passed = difference.low <= 0 <= difference.high
+    low, high = difference.ends
+    passed = low <= 0 <= high
     detail = (
         f"{metric}, merged into the {source} base less live adapter, n = {difference.n} rows: the 95 % interval "
-        f"{difference.low:+.3f} to {difference.high:+.3f} has to hold 0"
+        f"{low:+.3f} to {high:+.3f} has to hold 0"
     )
     limit = "interval holds 0"
     return Proof("merged_scores_as_adapter", passed, difference.value, limit, detail)

@@ -240,7 +240,7 @@ _MEANING = {
     "parse_rate": "share of answers with a JSON object, alone or behind a fence or a few words",
     "parse_rate_bare": "share of answers that are a JSON object and nothing else",
     "missed": "share of gold values answered by null, or by an answer that can't be parsed; lower is better",
-    "wrong": "share of gold values answered by another value or only in part, where answers can be parsed; lower is better",
+    "wrong": "share of gold values answered by another value or a part of it, where answers parse; lower is better",
     "hallucinated": "share of gold nulls answered by a value, where answers can be parsed; lower is better",
     "grounded_words": "share of words of predicted items that stand in the input",
     "grounded_values": "share of predicted items that stand in the input as a whole",

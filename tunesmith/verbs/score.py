@@ -21,9 +21,13 @@ def score(recipe: Recipe, predictions: Path) -> dict[str, Any]:
     content = score_file(predictions, make_task(recipe.evaluate.task, schema, golds))
     (scores,) = content["scores"].values()
     rows = [
-        (name, *(f"{found[key]:.3f}" for key in ("value", "low", "high")), found["n"])
+        (name, *(_shown(found[key]) for key in ("value", "low", "high")), found["n"])
         for name, found in scores.items()
         if found["value"] is not None
     ]
     console.table(f"{predictions} ({content['rows']} rows)", ("metric", "value", "low", "high", "n"), rows)
     return {"headline": content["headline"], "scores": scores}
+
+
+def _shown(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,9 @@ class ScoredRows(NamedTuple):
     examples: list[Example]
     rows: Rows
     selected: bool
-    """These rows also chose the checkpoint (the best one is kept by validation loss)."""
+    """Some of these rows also chose the checkpoint (the best one is kept by validation loss)."""
+    overlap: dict[str, int]
+    """train, validation → scored rows whose prompt stands there too, to the letter."""
 
 
 def scored_rows(recipe: Recipe, run: Run) -> ScoredRows:
@@ -42,7 +45,25 @@ def scored_rows(recipe: Recipe, run: Run) -> ScoredRows:
         )
     rows = Rows.open(run.data, split)
     numbers = chosen(len(rows), recipe.evaluate.rows, recipe.evaluate.decoding.seed)
-    return ScoredRows(split, numbers, [rows.example(i) for i in numbers], rows, split == "validation")
+    examples = [rows.example(i) for i in numbers]
+    overlap = {name: _standing_in(run, name, examples) for name in ("train", "validation")}
+    return ScoredRows(
+        split, numbers, examples, rows, split == "validation" or overlap["validation"] > 0, overlap
+    )
+
+
+def _standing_in(run: Run, split: str, examples: Sequence[Example]) -> int:
+    """How many of `examples` have a prompt that a row of `split` has too."""
+    if not Rows.exists(run.data, split):
+        return 0
+    known = {_prompt(example) for example in Rows.open(run.data, split).examples()}
+    return sum(_prompt(example) in known for example in examples)
+
+
+def _prompt(example: Example) -> bytes:
+    """A hash, so that a million rows' texts need not lie in memory together."""
+    turns = repr([(message.role, message.content) for message in example.prompt])
+    return hashlib.sha256(turns.encode("utf-8", "surrogatepass")).digest()
 
 
 def chosen(total: int, wanted: int | str, seed: int) -> list[int]:
