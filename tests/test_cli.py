@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "missing column": (
         lambda p: edit_row(p, 1, b'{"instruction": "x", "answer": "y"}'),
         2,
-        "rows.jsonl:1: no known format has the columns answer, instruction",
+        "rows.jsonl:1: there is no column 'output' (there are instruction, answer)",
     ),
     "broken JSON on line 37": (
         lambda p: edit_row(p, 37, b'{"instruction": "x'),

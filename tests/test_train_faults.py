@@ -178,7 +178,7 @@ def test_a_disk_that_fills_up_while_writing_lines(tmp_path: Path, monkeypatch: p
 def test_too_little_disk_is_said_before_step_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, run = prepare_run(make_project(tmp_path, **FP32), tmp_path / "runs")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(OutOfRoom, match="two checkpoints take") as caught:
+    with pytest.raises(OutOfRoom, match="4 checkpoints take") as caught:
         train(recipe, run)
     assert caught.value.exit_code == 2 and not run.metrics_file.exists()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown and arguments.verb is not _not_yet:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     outcome: Result = {"run": None, "headline": None}
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(
+            signal.SIGTERM, signal.default_int_handler
+        )  # outside training too: stopped, and resumable
     try:
         outcome |= arguments.verb(arguments)
         code = 0
@@ -38,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 75
         console.note("stopped: the same command goes on")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
         fix = "a smaller model, data.max_length, train.micro_batch or evaluate.batch"
         full = OutOfRoom("out of memory", fix=fix)
         code, outcome["error"] = full.exit_code, str(full)
@@ -46,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(outcome | {"exit": code}, ensure_ascii=False), flush=True)
     return code
+
+
+def _is_memory(error: Exception) -> bool:
+    """torch's own error, known by its name here: torch is not imported for this."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,7 +32,9 @@ def _log(text: str) -> None:
 def _print(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:  # `tunesmith run … | head`: the work goes on, the log has every line
+    except (
+        OSError
+    ):  # `tunesmith run … | head`, a terminal that went away: the work goes on, the log has every line
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

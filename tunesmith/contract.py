@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DATE = "26 Jul 2024"  # the date that Llama 3.1's own template falls back to; frozen, so prompts are the same every day
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 _PAD_NAMES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<unk>")
 
 
@@ -103,6 +110,11 @@ class Contract:
             if found is not None and found not in self.stop_ids:
                 return int(found)
         return 0
+
+    @property
+    def pad_is_control(self) -> bool:
+        """Whether the filler is a control token: an ordinary one may well be learned as itself."""
+        return self.pad_id in self._control.values()
 
     @property
     def vocabulary_size(self) -> int:
@@ -238,7 +250,7 @@ class Contract:
             special=stored["special"],
             system=stored["system"],
             instruction_role=stored["instruction_role"],
-            row_format=stored["row_format"],
+            row_format=stored.get("row_format", "auto"),
             tokenizer_files=files,
         )
 
@@ -341,9 +353,8 @@ def _tokenizer_files(folder: Path) -> dict[str, bytes]:
             fix="save the tokenizer in that form (AutoTokenizer.from_pretrained(…).save_pretrained(…)) "
             "and name its folder in model.tokenizer",
         )
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
-    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-    for name in names[1:3]:
+    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES[:4] if (folder / name).is_file()}
+    for name in TOKENIZER_FILES[1:3]:
         try:
             json.loads(files.get(name, b"{}"))
         except ValueError as error:

@@ -23,7 +23,7 @@ import tunesmith
 from tunesmith import console
 from tunesmith.errors import ProofFailed, RunChanged, TunesmithError
 from tunesmith.recipe import Recipe, Section
-from tunesmith.run import Run, sha256_file, write_atomic
+from tunesmith.run import Run, disk_error, sha256_file, write_atomic
 
 # ---- the stages; heavy imports live inside these functions
 
@@ -69,6 +69,7 @@ class Stage:
 
 def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
+    from tunesmith.contract import TOKENIZER_FILES
     from tunesmith.data.prepare import source_files
 
     inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
@@ -76,8 +77,12 @@ def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
         inputs[f"{name} rows" if name != "schema" else name] = (
             sha256_file(path) if path.is_file() else "missing"
         )
-    tokenizer = resolve(recipe.model).tokenizer_folder / "tokenizer.json"
-    inputs["tokenizer"] = sha256_file(tokenizer) if tokenizer.is_file() else "missing"
+    base = resolve(recipe.model)
+    inputs["base"] = base.fingerprint
+    files = [base.tokenizer_folder / name for name in TOKENIZER_FILES] + [Path(recipe.model.template)]
+    for path in files:
+        if path.is_file():
+            inputs[path.name] = sha256_file(path)
     if "starter" in (recipe.data.train, recipe.data.validation, recipe.data.test):
         folder = Path(tunesmith.__file__).parent / "starter"
         inputs["starter rows"] = sha256_file(folder / "reports.py") + sha256_file(folder / "values.py")
@@ -88,9 +93,9 @@ def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
     from tunesmith.rows import Rows
 
-    inputs = {"tune": _hash(recipe.tune), "train": _hash(recipe.train), "model": _hash(recipe.model)}
-    inputs |= {
-        "seed": str(recipe.seed),
+    settled = json.dumps({key: value for key, value in _fixed(recipe).items() if not key.startswith("data.")})
+    inputs = {
+        "recipe": hashlib.sha256(settled.encode()).hexdigest(),
         "base": resolve(recipe.model).fingerprint,
         "contract": _contract(run),
     }
@@ -134,10 +139,7 @@ def advance(recipe: Recipe, run: Run, until: str = NAMES[-1]) -> None:
         if run.is_current(stage.name, inputs):
             console.note(f"{stage.name}: done already")
             continue
-        console.note(f"{stage.name} …")
-        run.write_state(phase=stage.name)
-        stage.run(recipe, run)
-        run.stamp(stage.name, stage.inputs(recipe, run))
+        _do(stage, recipe, run)
     run.write_state(phase=f"{until} done")
 
 
@@ -154,23 +156,34 @@ def redo(recipe: Recipe, run: Run, name: str) -> None:
                 where=str(run.path),
                 fix="tunesmith run RECIPE goes on with it",
             )
-    console.note(f"{name} …")
-    run.write_state(phase=name)
-    stage.run(recipe, run)
-    run.stamp(name, stage.inputs(recipe, run))
+    _do(stage, recipe, run)
     run.write_state(phase=f"{name} done")
+
+
+def _do(stage: Stage, recipe: Recipe, run: Run) -> None:
+    """Runs a stage. While it runs, neither it nor a stage after it counts as finished."""
+    console.note(f"{stage.name} …")
+    run.unstamp(NAMES[NAMES.index(stage.name) :])
+    run.write_state(phase=stage.name)
+    try:
+        stage.run(recipe, run)
+    except OSError as error:
+        raise disk_error(error, run.path) or error from None
+    run.stamp(stage.name, stage.inputs(recipe, run))
 
 
 # ---- opening a run for a recipe
 
 
 def open_run(recipe: Recipe, runs_dir: Path, fork: bool) -> Run:
-    """The recipe's run folder, or with `fork` the first free `<name>-2`, `<name>-3` …"""
+    """The recipe's run folder; with `fork` the `<name>-2`, `<name>-3` … that this recipe began, else the first free."""
     path = runs_dir / recipe.name
     number = 2
     while fork and path.exists():
         path = runs_dir / f"{recipe.name}-{number}"
         number += 1
+        if Run(path).read_json(Run(path).lock_file).get("recipe") == _fixed(recipe):
+            break  # the same fork, begun earlier: this call goes on with it
     return Run(path)
 
 

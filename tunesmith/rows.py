@@ -93,6 +93,12 @@ def _map(path: Path) -> NDArray[Any]:
     return array
 
 
+def remove_rows(folder: Path, split: str) -> None:
+    """Takes a split away, the file that says it exists first."""
+    for name in ("lines.npy", "jsonl", "ids.npy", "learned.npy", "offsets.npy"):
+        (folder / f"{split}.{name}").unlink(missing_ok=True)
+
+
 def write_rows(folder: Path, split: str, rows: Iterable[tuple[Example, Encoded]]) -> int:
     """Writes a split; returns the number of rows. The last file appears last: without it the split does not exist."""
     folder.mkdir(parents=True, exist_ok=True)

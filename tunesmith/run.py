@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,13 @@ class Run:
         self.write_json(
             self.stamps_file, {"stages": stages | {stage: {"inputs": dict(inputs), "at": time.time()}}}
         )
+
+    def unstamp(self, stages: Collection[str]) -> None:
+        """Forgets that these stages have finished: before one of them begins to change what lies in the run."""
+        kept = self.read_json(self.stamps_file).get("stages", {})
+        left = {stage: stamp for stage, stamp in kept.items() if stage not in stages}
+        if left != kept:
+            self.write_json(self.stamps_file, {"stages": left})
 
     def inputs_of(self, stage: str) -> dict[str, str]:
         """The inputs that the finished stage read; empty where it has not finished."""

@@ -20,7 +20,7 @@ from tunesmith.errors import ModelError, RecipeError, RowCheckFailed, RowError
 from tunesmith.example import Example
 from tunesmith.proof import Proof
 from tunesmith.recipe import Data, Recipe
-from tunesmith.rows import write_rows
+from tunesmith.rows import remove_rows, write_rows
 from tunesmith.run import Run
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import load_schema
@@ -62,6 +62,9 @@ def prepare(recipe: Recipe, run: Run) -> None:
     prepared.contract.save(run.contract_folder, run.contract_folder / "tokenizer")
     for proof in prepared.proofs():
         run.prove(proof)
+    for name in SPLITS:
+        if name not in prepared.splits:  # of an earlier recipe
+            remove_rows(run.data, name)
     for name, pairs in prepared.splits.items():
         write_rows(run.data, name, pairs)
     positions = base.config.get("max_position_embeddings")

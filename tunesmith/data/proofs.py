@@ -80,6 +80,6 @@ def _template_bos(contract: Contract) -> int:
 
 
 def _learns(encoded: Encoded, pad: int, contract: Contract) -> bool:
-    if pad == contract.terminator_id:
-        return False  # told apart by place; terminator_learned looks at these
+    if pad == contract.terminator_id or not contract.pad_is_control:
+        return False  # a token of its own right: told apart by place alone
     return any(learned and one == pad for one, learned in zip(encoded.ids, encoded.learned, strict=True))

@@ -18,7 +18,8 @@ def split_rows(
     Documents are drawn in an order that only `seed` and their number decide. RowError where a side would be empty.
     """
     documents = list(dict.fromkeys(example.document for example in examples))
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(documents))
+    # raw words: the same in every numpy version, which `permutation` does not promise
+    order = np.argsort(np.random.Philox(key=seed).random_raw(len(documents)), kind="stable")
     sizes: dict[str, int] = {}
     for example in examples:
         sizes[example.document] = sizes.get(example.document, 0) + 1

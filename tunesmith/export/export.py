@@ -17,7 +17,7 @@ from torch import Tensor
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.errors import ModelError, OutOfRoom
+from tunesmith.errors import ModelError, OutOfRoom, ProofFailed
 from tunesmith.export import proofs
 from tunesmith.export.choose import FOLDER, Choice, Compared, answer, choice_rows, choose, compare
 from tunesmith.export.folder import ORIGIN, clean, complete, new_folder, publish
@@ -127,7 +127,7 @@ def _merge(job: _Job) -> None:
         kept = choose(compared) if compared else job.sources[0]
         try:
             _prove(job, kept, folders[kept], live, compared)
-        except BaseException:
+        except ProofFailed:
             shutil.rmtree(run.merged, ignore_errors=True)
             raise
         publish(folders[kept], run)

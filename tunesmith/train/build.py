@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import RecipeError, SetupError
 from tunesmith.model.adapter import load_adapter
 from tunesmith.model.load import load_model
-from tunesmith.model.lora import adapters, add_lora
+from tunesmith.model.lora import adapters, add_lora, choose, linears
 from tunesmith.recipe import Recipe, Tune
 from tunesmith.run import Run
 
@@ -33,6 +34,14 @@ def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
         _require_same_shape(
             recipe.tune, [(layer.rank, layer.alpha, layer.rslora) for layer in adapters(model)]
         )
+        found = {layer.name for layer in adapters(model)}
+        if found != set(choose(linears(model), recipe.tune.target_modules)):
+            names = sorted({name.rpartition(".")[2] for name in found})
+            raise RecipeError(
+                f"the adapter stands beside {', '.join(names)}; tune.target_modules says otherwise",
+                where="tune.target_modules",
+                fix=f"set tune.target_modules: [{', '.join(names)}]",
+            )
     else:
         add_lora(model, recipe.tune, recipe.seed)
     return model
@@ -69,8 +78,10 @@ def stored_plan(
     Also says whether it is the stored one: another plan adds in another order.
     """
     made_for = recipe.train.model_dump(
-        mode="json", include={"batch", "micro_batch", "memory", "recompute", "packing", "engine"}
+        mode="json", include={"batch", "micro_batch", "memory", "recompute", "packing", "engine", "optimizer"}
     )
+    made_for |= {"model": recipe.model.model_dump(mode="json"), "tune": recipe.tune.model_dump(mode="json")}
+    made_for["lengths"] = hashlib.sha256(np.ascontiguousarray(lengths, dtype="<i8").tobytes()).hexdigest()
     path = run.data / "plan.json"
     stored = run.read_json(path)
     if stored.get("made_for") == made_for:

@@ -82,9 +82,12 @@ class Checkpoints:
                 {"schema_version": SCHEMA_VERSION, "run": self.run, "step": state["step"], "files": files},
             )
             _sync(temporary)
-            self._remove(final.name)  # the same step, saved again after a signal had cut its validation short
+            aside = self.folder / f".{final.name}.{uuid.uuid4().hex}.old.tmp"
+            if final.exists():  # the same step, saved again after a signal had cut its validation short
+                final.rename(aside)
             temporary.rename(final)
             _sync(self.folder)
+            shutil.rmtree(aside, ignore_errors=True)
             self._point_at(final.name)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -46,6 +46,13 @@ def hold_to(memory: float | str, device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, float(memory) * 2**30 / total), device)
 
 
+def release(device: torch.device) -> None:
+    """Undoes `hold_to` and `deterministic`: the stages after training have their own needs."""
+    torch.use_deterministic_algorithms(False)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
 def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
     """The record that a checkpoint carries."""
     cuda = device.type == "cuda"

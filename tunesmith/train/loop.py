@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from tunesmith import console
-from tunesmith.errors import Stopped
+from tunesmith.errors import OutOfRoom, Stopped
 from tunesmith.recipe import Train
 from tunesmith.rows import Rows
 from tunesmith.run import Run
@@ -156,4 +156,7 @@ class Loop:
     def _heartbeat(self, step: int) -> None:
         if time.monotonic() - self._beat > _HEARTBEAT:
             self._beat = time.monotonic()
-            self.run.write_state(phase="train", step=step, steps=self.stepper.order.steps)
+            try:
+                self.run.write_state(phase="train", step=step, steps=self.stepper.order.steps)
+            except OutOfRoom as error:  # a heartbeat is not worth the run: only a checkpoint is
+                console.warn(f"no heartbeat: {error.what}")

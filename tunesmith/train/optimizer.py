@@ -18,6 +18,7 @@ from tunesmith.engine.protocol import FlatParameters
 from tunesmith.errors import SetupError
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+_LARGEST = 1 << 30  # numbers in a part: bitsandbytes counts them in 32 bits
 
 
 def clip(gradient: Tensor, limit: float | None) -> Tensor:
@@ -100,9 +101,11 @@ def _parts(parameters: FlatParameters, weight_decay: float) -> list[tuple[nn.Par
     parts, begin = [], 0
     for decays, run in groupby(sizes, key=lambda pair: pair[0]):
         end = begin + sum(torch.Size(shape).numel() for _, shape in run)
-        part = nn.Parameter(parameters.data[begin:end])
-        part.grad = parameters.grad[begin:end]
-        parts.append((part, decays))
+        for start in range(begin, end, _LARGEST):
+            stop = min(start + _LARGEST, end)
+            part = nn.Parameter(parameters.data[start:stop])
+            part.grad = parameters.grad[start:stop]
+            parts.append((part, decays))
         begin = end
     return parts
 

@@ -53,9 +53,12 @@ def train(recipe: Recipe, run: Run) -> None:
         model = build_model(recipe, base, device)
         engine = choose_engine(recipe, model)
         with StopRequest() as stop:
-            if not state.finished:
-                _train(recipe, run, engine, rows, checkpoints, found, state, stop)
-            _finish(recipe, run, base, model, engine, rows, checkpoints, state)
+            try:
+                if not state.finished:
+                    _train(recipe, run, engine, rows, checkpoints, found, state, stop)
+                _finish(recipe, run, base, model, engine, rows, checkpoints, state)
+            finally:
+                environment.release(device)
             if stop.signal:
                 raise Stopped(
                     f"stopped by {stop.signal.name} after training had ended", fix="the same command goes on"
@@ -210,13 +213,14 @@ def _identity(rows: Rows, base: Base) -> str:
 
 
 def _require_disk(checkpoints: Checkpoints, engine: Engine, optimizer: Optimizer) -> None:
-    """Room for two checkpoints, before hours are spent."""
+    """Room for the checkpoints that are kept, the best and the one being written, before hours are spent."""
     tensors = [engine.parameters.data, *optimizer.tensors().values()]
-    need = 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    many = checkpoints.keep + 2
+    need = many * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     free = shutil.disk_usage(checkpoints.folder).free
     if free < need:
         raise OutOfRoom(
-            f"two checkpoints take {need / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+            f"{many} checkpoints take {need / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
             where=str(checkpoints.folder),
             fix="make room, or choose another --runs-dir",
             resumable=bool(checkpoints.steps()),

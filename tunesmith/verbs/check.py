@@ -13,6 +13,7 @@ from tunesmith.errors import ProofFailed
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import load_schema
+from tunesmith.train.order import Order
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
 
@@ -69,10 +70,9 @@ def _lengths(prepared: Prepared) -> None:
 
 def _schedule(recipe: Recipe, prepared: Prepared) -> None:
     rows = len(prepared.splits["train"])
-    per_epoch = -(-rows // recipe.train.batch)
-    steps = round(per_epoch * recipe.train.epochs)
-    if recipe.train.max_steps:
-        steps = min(steps, recipe.train.max_steps)
+    train = recipe.train
+    order = Order(rows, batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps)
+    steps, per_epoch = order.steps, order.steps_per_epoch
     scored = (
         "test" if "test" in prepared.splits else "validation" if "validation" in prepared.splits else None
     )

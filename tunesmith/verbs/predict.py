@@ -66,8 +66,8 @@ def predict(
 
 def _run_of(name: str, runs_dir: Path) -> Run | None:
     """The run that `name` is, or that the merged model `name` lies in; None for any other model."""
-    for folder in (Path(name), Path(name).parent):
-        if (folder / "recipe.yaml").is_file():
+    for folder in (Path(name), Path(name).parent) if Path(name).is_dir() else ():
+        if (folder / "recipe.yaml").is_file() and (folder / "stages.json").is_file():
             return Run(folder)
     if name == "latest" or (runs_dir / name / "recipe.yaml").is_file():
         return find_run(name, runs_dir)
