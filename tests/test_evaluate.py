@@ -270,11 +270,11 @@ def answers(stopped, cut):
     [
         (250, 0, True),
         (240, 10, True),
-        (230, 20, True),
-        (220, 30, False),
+        (151, 99, True),
+        (100, 150, False),
         (0, 250, False),
         (3, 1, True),
-        (0, 4, False),
+        (0, 8, False),
     ],
 )
 def test_answers_have_to_end_by_the_terminator(stopped, cut, passes):

@@ -163,14 +163,6 @@ def test_documents_without_a_denominator_do_not_narrow_the_bound():
     assert made.high == pytest.approx(binomtest(0, 5).proportion_ci(0.95, method="exact").high)
 
 
-def test_a_whole_difference_is_open_on_one_side():
-    zeros, ones, names = counts_of([0] * 60), counts_of([1] * 60), [str(i) for i in range(60)]
-    up = paired_difference(zeros, ones, names, Share(mean))
-    down = paired_difference(ones, zeros, names, Share(mean))
-    assert (up.value, up.high) == (1, 1) and up.low == pytest.approx(2 * 0.025 ** (1 / 60) - 1)
-    assert (down.value, down.low, down.high) == (-1, -1, -up.low)
-
-
 def test_sign_test_counts_documents_not_rows():
     # 6 documents of 10 rows: tuned is better by all rows in 5, worse by one row in 1; 1 document is equal
     first = np.array([False] * 50 + [True] * 5 + [False] * 5 + [True] * 10)

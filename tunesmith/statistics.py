@@ -6,7 +6,7 @@ together, and row-level intervals come out too narrow (Miller 2024, "Adding Erro
 
 Where every document has the same 0 or 1 of a share, so has every draw, and the bootstrap's interval has no width. There
 the open side is the exact bound of Clopper and Pearson (1934, "The use of confidence or fiducial limits illustrated in
-the case of the binomial") over documents: after n of n the lower 95 % limit of a share is 0.025^(1/n).
+the case of the binomial") over documents: after n of n the lower 95 % limit of a share is 0.025^(1/n). Differences keep the bootstrap's.
 """
 
 from __future__ import annotations
@@ -97,21 +97,17 @@ def paired_differences(
     seed: int = 0,
 ) -> dict[str, Interval]:
     """`paired_difference` of each metric."""
-    sides, singles = [], []
+    sides = []
     for counts in (first, second):
         names, by_document = _sum_by_document(counts, documents)
         whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
         sides.append((whole, _as_counts(names, _draw(by_document, draws, seed))))
-        singles.append(_as_counts(names, by_document))
     (whole, drawn), (whole_second, drawn_second) = sides
     n, total = len(documents), len(set(documents))
     made = {}
     for name, metric in metrics.items():
         value, draw = (metric(whole_second) - metric(whole))[0], metric(drawn_second) - metric(drawn)
-        found = _interval(value, draw, n, total)
-        if isinstance(metric, Share):
-            found = _open_difference(found, metric(singles[1]) - metric(singles[0]))
-        made[name] = found
+        made[name] = _interval(value, draw, n, total)
     return made
 
 
@@ -212,12 +208,3 @@ def _open_side(found: Interval, single: NDArray[np.float64]) -> Interval:
     if found.value == 0:
         return found._replace(high=1 - all_of(counted))
     return found._replace(low=all_of(counted)) if found.value == 1 else found
-
-
-def _open_difference(found: Interval, single: NDArray[np.float64]) -> Interval:
-    """A difference of ±1 in every document: in the documents that the bound leaves open it may be the opposite."""
-    counted = int(np.sum(~np.isnan(single)))
-    if found.low != found.high or abs(found.value) != 1 or counted < 2:
-        return found
-    inner = 2 * all_of(counted) - 1
-    return found._replace(low=inner) if found.value == 1 else found._replace(high=-inner)
