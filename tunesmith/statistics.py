@@ -6,7 +6,8 @@ together, and row-level intervals come out too narrow (Miller 2024, "Adding Erro
 
 Where every document has the same 0 or 1 of a share, so has every draw, and the bootstrap's interval has no width. There
 the open side is the exact bound of Clopper and Pearson (1934, "The use of confidence or fiducial limits illustrated in
-the case of the binomial") over documents: after n of n the lower 95 % limit of a share is 0.025^(1/n). Differences keep the bootstrap's.
+the case of the binomial") over documents: after n of n the lower 95 % limit of a share is 0.025^(1/n).
+Differences keep the bootstrap's interval: a bound there would hide a merge that lost everything on few documents.
 """
 
 from __future__ import annotations
