@@ -295,6 +295,10 @@ def test_training_goes_on_from_an_adapter(prepared: Prepared, whole: Run, projec
     mismatch, other = prepared("mismatch", tune={"from_adapter": str(whole.adapter), "rank": 5})
     with pytest.raises(RecipeError, match=r"rank 4, alpha 8"):
         train(mismatch, other)
+    fewer = {"from_adapter": str(whole.adapter), "target_modules": ["q_proj"]}
+    mismatch, other = prepared("fewer", tune=fewer)
+    with pytest.raises(RecipeError, match=r"tune.target_modules says otherwise"):
+        train(mismatch, other)
 
 
 def test_tensorboard_shows_each_step_once(prepared: Prepared) -> None:

@@ -10,7 +10,7 @@ from tunesmith.statistics import binomial_at_most
 
 SHARE = 0.5  # of answers that have to end by themselves: a terminator that was never learned ends hardly any
 WISHED = 0.95  # below this the proof says what to look at: a cut JSON answer is lost, and the score shows it
-CHANCE = 0.01  # how seldom a model that reaches SHARE may fail on few rows
+CHANCE = 0.05  # how seldom a model that reaches SHARE may fail on few rows
 
 
 def answers_stop(

@@ -30,12 +30,13 @@ def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
     if recipe.tune.method == "full":
         model.requires_grad_(True)
     elif recipe.tune.from_adapter:
+        wanted = set(choose(linears(model), recipe.tune.target_modules))
         load_adapter(model, Path(recipe.tune.from_adapter), dropout=recipe.tune.dropout)
         _require_same_shape(
             recipe.tune, [(layer.rank, layer.alpha, layer.rslora) for layer in adapters(model)]
         )
         found = {layer.name for layer in adapters(model)}
-        if found != set(choose(linears(model), recipe.tune.target_modules)):
+        if found != wanted:
             names = sorted({name.rpartition(".")[2] for name in found})
             raise RecipeError(
                 f"the adapter stands beside {', '.join(names)}; tune.target_modules says otherwise",
