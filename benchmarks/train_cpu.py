@@ -126,6 +126,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
         optimizer=Optimizer("adamw", engine.parameters, weight_decay=0.0),
         clip=1.0,
         state=State(),
+        scaled=False,
         last_good=lambda: None,
     )
     bare, padded = Bare(recipe, padded=False), Bare(recipe, padded=True)
