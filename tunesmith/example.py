@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
+TEXT = "text"  # the role of plain text, which no template touches
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Message:
     role: str
     content: str
     learned: bool = False
+    context: int = 0
+    """Character at which the part begins that `data.overlong: trim_context` may cut from the front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,35 @@ class Example:
     """Names under which the row is reported apart, e.g. {"values": "unseen"}."""
     source: str = ""
     """`file:line`, for messages."""
+    rejected: str | None = None
+    """The worse answer of a preference pair; the better one is the answer."""
+
+    @classmethod
+    def make(
+        cls,
+        question: str,
+        answer: str | None,
+        *,
+        system: str | None = None,
+        id: str = "",
+        document: str = "",
+        slices: Mapping[str, str] | None = None,
+        rejected: str | None = None,
+    ) -> Example:
+        """One question with its answer (None: still to be answered): what a `data.processor` returns.
+
+        Without `id` the row's place in its file names it; without `document` it is a document of its own.
+        """
+        turns = [Message("system", system)] if system else []
+        turns.append(Message("user", question))
+        if answer is not None:
+            turns.append(Message("assistant", answer, learned=True))
+        return cls(id, tuple(turns), document, slices or {}, rejected=rejected)
+
+    @property
+    def is_text(self) -> bool:
+        """Plain text to go on training with: no prompt, no template."""
+        return self.messages[0].role == TEXT
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -39,22 +71,29 @@ class Example:
 
     @property
     def answer(self) -> str | None:
-        """What the last turn, an assistant's, says; None for a row that is still to be answered."""
+        """What the last turn, an assistant's, says; None for a row that is still to be answered, and for plain text."""
         last = self.messages[-1]
         return last.content if last.role == "assistant" else None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
-        return {
+        messages: list[dict[str, Any]] = []
+        for m in self.messages:
+            one: dict[str, Any] = {"role": m.role, "content": m.content, "learned": m.learned}
+            messages.append(one | {"context": m.context} if m.context else one)
+        row = {
             "id": self.id,
             "document": self.document,
             "slices": dict(self.slices),
             "source": self.source,
-            "messages": [{"role": m.role, "content": m.content, "learned": m.learned} for m in self.messages],
+            "messages": messages,
         }
+        return row if self.rejected is None else row | {"rejected": self.rejected}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Example:
         """The inverse of `to_json`."""
-        messages = tuple(Message(m["role"], m["content"], m["learned"]) for m in row["messages"])
-        return cls(row["id"], messages, row["document"], row["slices"], row["source"])
+        messages = tuple(
+            Message(m["role"], m["content"], m["learned"], m.get("context", 0)) for m in row["messages"]
+        )
+        return cls(row["id"], messages, row["document"], row["slices"], row["source"], row.get("rejected"))

@@ -50,41 +50,113 @@ class Split(Section):
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of rows, below 1."""
     group: str | None = None
-    """Column whose values never stand on both sides."""
+    """Column that names the document: its rows never stand on both sides, and intervals are drawn by it."""
     stratify: str | None = None
-    """Column whose shares are kept on each side."""
+    """Column whose shares are kept on each side; the report shows a slice for each of its values."""
+
+
+class Source(Section):
+    """One of several files, or a hub data set."""
+
+    path: str | None = None
+    """A file, or `starter`."""
+    hub: str | None = None
+    """Id of a hub data set; its files are downloaded once."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub data set."""
+    files: str | None = None
+    """Which files of the hub data set, e.g. `data/train-*.parquet`; those named after the split unless given."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How often an epoch reads each row: 2 reads all rows twice, 0.5 a fixed half of them. Training rows only."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a source has either a path or a hub id")
+        if self.hub is None and (self.revision or self.files):
+            raise ValueError("revision and files go with hub")
+        return self
+
+
+Sources = str | Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
+Level = Literal["error", "warn", "ignore"]
+
+
+class Checks(Section):
+    """What each finding of the data inspection does: `error` ends check and run with exit code 3."""
+
+    exact_leak: Level = "error"
+    """A prompt of validation or test stands in train, or of test in validation, to the letter."""
+    group_leak: Level = "error"
+    """A document (data.split.group) has rows on two sides."""
+    near_leak: Level = "warn"
+    """A validation or test row is almost a training row."""
+    duplicate: Level = "warn"
+    """The same prompt with the same answer, again."""
+    near_duplicate: Level = "warn"
+    """Almost the same row, again."""
+    contradiction: Level = "warn"
+    """The same prompt with different answers."""
+    empty_answer: Level = "error"
+    """There is nothing to learn but the end."""
+    unparsable: Level = "error"
+    """The task's own parser can't read the gold answer."""
+    json_schema: Level = Field(
+        default="error", alias="schema"
+    )  # as in Data: pydantic has a `schema` of its own
+    """The answer breaks data.schema, or the shape that nearly all answers share."""
+    swapped_field: Level = "warn"
+    """A field holds what belongs into another."""
+    grounding: Level = "warn"
+    """The answer, or a field of it, is not in the input."""
+    cut_prompt: Level = "warn"
+    """The prompt ends in the middle."""
+    missing_cue: Level = "warn"
+    """Nearly all prompts end with the same words, this one does not."""
+    boilerplate: Level = "warn"
+    """The answer is mostly text that many answers share."""
+    phi: Literal["auto"] | Level = "auto"
+    """What looks like a name's number: phone, mail, record number, … auto: error for chat and preference rows."""
+    script: Level = "warn"
+    """The answer is not in the script of the others."""
 
 
 class Data(Section):
     """Rows, and how each becomes a conversation."""
 
-    train: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
-    """Path, `starter` (generated cancer reports, fixed seed), or a list of {path|hub, revision, weight}."""
-    validation: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    train: Sources
+    """Path, `starter` (generated cancer reports, fixed seed), or a list of {path|hub, revision, files, weight}.
+    .jsonl, .json, .csv, .tsv, .parquet, .txt, and PubTator files."""
+    validation: Sources | None = None
     """As train. Chooses the checkpoint."""
-    test: str | Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    test: Sources | None = None
     """As train. Chooses nothing, so scores on it stand; without it the validation rows are scored."""
-    format: Literal["auto", "instruction", "prompt_completion", "messages"] = "auto"
-    """instruction: instruction/input/output; prompt_completion: prompt/completion; messages: chat turns."""
+    format: Literal[
+        "auto", "instruction", "prompt_completion", "messages", "sharegpt", "preference", "text"
+    ] = "auto"
+    """instruction: instruction/input/output; prompt_completion: prompt/completion; messages: chat turns with
+    role/content; sharegpt: conversations with from/value; preference: prompt/chosen/rejected; text: all
+    of it learned."""
     columns: dict[str, str] | None = None
-    """Names of your columns for those of the format."""
+    """The format's column: your column. E.g. {instruction: question, output: answer}."""
     processor: str | None = None
-    """package.module:function from one row to an Example."""
+    """From one row to examples: diagnosis_treatment, annotated_abstract, record_request, or package.module:function."""
     system: str | None = None
     """System prompt for rows that bring none."""
     instruction_role: Literal["system", "user"] = "user"
     """Turn that an instruction becomes: a system prompt, or the head of the user's turn."""
     split: Split = Split()
-    """Shares to set aside from train."""
+    """Shares to set aside from train, and what must stand on one side."""
     max_length: Positive = 2048
     """Tokens of prompt and answer together."""
     overlong: Literal["error", "drop", "trim_context"] = "error"
-    """What happens to rows over max_length. Answers are never cut."""
+    """What happens to rows over max_length. Answers are never cut; trim_context cuts the front of the longest input,
+    never an instruction or a cue."""
     # pydantic's own `schema` method is deprecated, so the field goes by another name inside
     json_schema: str | None = Field(default=None, alias="schema")
     """JSON schema (file) that each answer must fit; inferred from the training answers where none is given."""
-    checks: dict[str, Literal["error", "warn", "ignore"]] = {}
-    """Level of single data checks."""
+    checks: Checks = Checks()
+    """Level of each data check."""
 
 
 class Tune(Section):

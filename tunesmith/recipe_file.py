@@ -23,12 +23,6 @@ Key = tuple[str | int, ...]
 # what the recipe may say already and this version can't do: key -> values that it can
 NOT_YET: dict[str, tuple[object, ...]] = {
     "model.trust_remote_code": (False,),
-    "data.columns": (None, {}),
-    "data.processor": (None,),
-    "data.split.group": (None,),
-    "data.split.stratify": (None,),
-    "data.overlong": ("error", "drop"),
-    "data.checks": ({},),
     "tune.bias": ("none",),
     "train.engine": ("auto", "reference"),
     "train.fp8": (False,),
@@ -171,9 +165,6 @@ def _not_yet(plain: dict[str, Any]) -> Iterator[tuple[Key, str]]:
         if node not in can:
             only = " or ".join("left out" if value in (None, [], {}) else _yaml(value) for value in can)
             yield steps, f"{_yaml(node)} is not available yet in this version (it can be {only})"
-    for name in ("train", "validation", "test"):
-        if isinstance(plain.get("data"), dict) and isinstance(plain["data"].get(name), list):
-            yield ("data", name), "a list of files is not available yet in this version (give one path)"
 
 
 def _yaml(value: object) -> str:
