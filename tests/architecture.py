@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("recipe_file",),
     ("templates",),
+    ("tokenizer_files",),
     ("contract",),
     ("proof",),
     ("run",),
@@ -44,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("view",),
     ("data", "train", "evaluate", "export", "serve", "targets"),
     ("pipeline",),
+    ("selftest",),
     ("verbs",),
     ("cli",),
 )
@@ -51,7 +53,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # imported at the top of a file only in the rooms that compute
 HEAVY = {"accelerate", "bitsandbytes", "boto3", "deepspeed", "peft", "torch", "transformers", "triton"}
-COMPUTE = {"kernels", "model", "generate", "answers", "engine", "train", "evaluate", "export", "serve"}
+COMPUTE = {"kernels", "model", "generate", "answers", "engine", "train", "evaluate", "export", "serve", "selftest"}
 # imported inside functions only, everywhere
 LATE = {"matplotlib", "rich", "sklearn", "tensorboard"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,20 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
-from tunesmith.templates import NAMED, compile_template, frozen
+from tunesmith.templates import choose_template, compile_template, frozen
+from tunesmith.tokenizer_files import own_template, special_tokens, tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SCHEMA_VERSION = 1
 DATE = "26 Jul 2024"  # the date that Llama 3.1's own template falls back to; frozen, so prompts are the same every day
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
+_DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")  # Llama 3, Qwen, SentencePiece
+_TAILS = 64  # different ends of prompts kept; a template has one or two
 _PAD_NAMES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<unk>")
 
 
@@ -49,7 +46,7 @@ class Contract:
         special: Mapping[str, str],
         system: str | None,
         instruction_role: str,
-        row_format: str,
+        reading: Mapping[str, Any],
         tokenizer_files: Mapping[str, bytes],
     ) -> None:
         from tokenizers import Tokenizer
@@ -59,9 +56,7 @@ class Contract:
         self.special = dict(special)  # bos_token, eos_token, … as the tokenizer's configuration spells them
         self.system = system  # system prompt for rows that bring none
         self.instruction_role = instruction_role  # turn that an instruction becomes
-        self.row_format = (
-            row_format  # how training rows were read: instruction, prompt_completion, messages or auto
-        )
+        self.reading = dict(reading)  # format, columns and processor by which training rows were read
         self.tokenizer_files = dict(tokenizer_files)  # tokenizer.json and its companions
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(
@@ -75,6 +70,12 @@ class Contract:
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
         self._control = {token.content: i for i, token in added.items() if token.special}
+        longest = sorted(self._control, key=len, reverse=True)
+        self._control_text = re.compile("|".join(map(re.escape, longest)) or "(?!)")
+        self._control_ids = frozenset(self._control.values())
+        self._tails: dict[
+            str, list[int]
+        ] = {}  # ids of what stands between the last control token and an answer
         self._render = compile_template(self.template, DATE)
         self._tail = self._find_tail()
 
@@ -95,6 +96,12 @@ class Contract:
         """Ids at which generation ends: the terminator, and the tokenizer's own end of text."""
         eos = self._tokenizer.token_to_id(self.special.get("eos_token", ""))
         return frozenset({self.terminator_id} | ({eos} if eos is not None else set()))
+
+    @property
+    def document_end_id(self) -> int:
+        """The id that ended a document in pre-training; an instruct model's eos is another."""
+        names = (*_DOCUMENT_ENDS, self.special["eos_token"])
+        return next(int(one) for name in names if (one := self._tokenizer.token_to_id(name)) is not None)
 
     @property
     def bos_id(self) -> int | None:
@@ -145,17 +152,58 @@ class Contract:
         """Ids of the whole conversation. Learned are the answers' tokens and the terminator after each.
 
         Where an answer begins is no guess: the ids of the prompt have to be a prefix of the ids of the whole, else
-        RowError (the answer's first characters have then merged with the prompt's last token).
+        RowError (the answer's first characters have then merged with the prompt's last token). Plain text is learned
+        whole, between the tokenizer's BOS and the token that ends a document.
         """
-        messages = example.messages
-        self._refuse_control(messages, example)
-        ids = self._ids(self.render(messages, answer_next=False))
+        made = self.encode_batch([example])[0]
+        if isinstance(made, RowError):
+            raise made
+        return made
+
+    def encode_batch(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """`encode` of each row, faster; the error stands in the place of a row that can't be encoded."""
+        texts: list[str] = []
+        refused: dict[int, RowError] = {}
+        for number, example in enumerate(examples):
+            try:
+                self._refuse_control(example.messages, example)
+                texts.append(
+                    example.messages[0].content if example.is_text else self.render(example.messages, False)
+                )
+            except RowError as error:
+                refused[number] = error
+                texts.append("")
+            except ModelError as error:  # the template refuses this conversation
+                refused[number] = RowError(
+                    f"row {example.id}: {error.what}", where=example.source or None, fix=error.fix
+                )
+                texts.append("")
+        made: list[Encoded | RowError] = []
+        for number, one in enumerate(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)):
+            try:
+                made.append(refused.get(number) or self._masked(one.ids, texts[number], examples[number]))
+            except RowError as error:
+                made.append(error)
+        return made
+
+    def _masked(self, ids: list[int], whole: str, example: Example) -> Encoded:
+        if example.is_text:
+            begin = [] if self.bos_id is None else [self.bos_id]
+            return Encoded(
+                [*begin, *ids, self.document_end_id], [False] * len(begin) + [True] * (len(ids) + 1)
+            )
         learned = [False] * len(ids)
+        controls = [t for t, one in enumerate(ids) if one in self._control_ids]
+        messages = example.messages
         for turn, message in enumerate(messages):
             if not message.learned:
                 continue
-            begin = self._prefix(ids, self.render(messages[:turn], answer_next=True), example)
-            end = self._prefix(ids, self.render(messages[: turn + 1], answer_next=False), example)
+            prompt = self.render(messages[:turn], answer_next=True)
+            begin_at = self._prefix(ids, controls, whole, prompt, example)
+            end = len(ids)
+            if turn + 1 < len(messages):
+                answered = self.render(messages[: turn + 1], answer_next=False)
+                end = self._prefix(ids, controls, whole, answered, example)
             if ids[end - len(self._tail) : end] != self._tail:
                 raise RowError(
                     f"row {example.id}: the template does not end this answer with {self.terminator}",
@@ -163,7 +211,7 @@ class Contract:
                     fix="use another model.template, or train on the last answer only",
                 )
             stop = end - len(self._tail) + 1  # what the template writes after the terminator is not learned
-            learned[begin:stop] = [True] * (stop - begin)
+            learned[begin_at:stop] = [True] * (stop - begin_at)
         return Encoded(ids, learned)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -187,6 +235,15 @@ class Contract:
         """Ids of plain text without any BOS."""
         return self._ids(text)
 
+    def token_starts(self, text: str) -> list[int]:
+        """For each id of `tokens_of(text)` the character at which it begins."""
+        return [begin for begin, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A worker process makes its own from the same parts."""
+        parts = (self.template, self.template_name, self.special, self.system, self.instruction_role)
+        return (Contract, (*parts, self.reading, self.tokenizer_files))
+
     # ---- on disk
 
     def to_json(self) -> dict[str, Any]:
@@ -204,7 +261,7 @@ class Contract:
             "pad_id": self.pad_id,
             "system": self.system,
             "instruction_role": self.instruction_role,
-            "row_format": self.row_format,
+            "reading": self.reading,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
 
@@ -237,7 +294,7 @@ class Contract:
             fix = "tunesmith prepare RECIPE makes it"
             raise ModelError(f"the contract can't be read: {error}", where=str(folder), fix=fix) from None
         place = folder / "tokenizer" if (folder / "tokenizer" / "tokenizer.json").exists() else folder
-        files = _tokenizer_files(place)
+        files = tokenizer_files(place)
         if hashlib.sha256(files["tokenizer.json"]).hexdigest() != stored["tokenizer_sha256"]:
             raise ModelError(
                 "the tokenizer is not the one that this contract was made with",
@@ -250,7 +307,7 @@ class Contract:
             special=stored["special"],
             system=stored["system"],
             instruction_role=stored["instruction_role"],
-            row_format=stored.get("row_format", "auto"),
+            reading=stored["reading"],
             tokenizer_files=files,
         )
 
@@ -262,37 +319,18 @@ class Contract:
         template: str = "auto",
         system: str | None = None,
         instruction_role: str = "user",
-        row_format: str = "auto",
+        reading: Mapping[str, Any] | None = None,
     ) -> Contract:
         """The contract for the tokenizer in `folder` (tokenizer.json, tokenizer_config.json, chat_template.jinja).
 
         `template`: auto (the tokenizer's own, `plain` where it has none), llama3, chatml, plain, or a .jinja file.
         """
-        files = _tokenizer_files(folder)
+        files = tokenizer_files(folder)
         config = json.loads(files.get("tokenizer_config.json", b"{}"))
-        special = _special_tokens(config, files, folder)
-        own = _own_template(folder, config)
-        if template == "auto":
-            name, source = ("own", own) if own else ("plain", NAMED["plain"])
-        elif template in NAMED:
-            name, source = template, NAMED[template]
-        else:
-            file = Path(template)
-            if not file.is_file():
-                raise ModelError(
-                    f"there is no template {template!r}",
-                    where="model.template",
-                    fix=f"use auto, {', '.join(NAMED)}, or the path of a .jinja file",
-                )
-            try:
-                name, source = file.name, file.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ModelError(
-                    f"the template can't be read: {error}",
-                    where=f"model.template: {file}",
-                    fix="save it as UTF-8",
-                ) from None
-        return cls(source, name, special, system, instruction_role, row_format, files)
+        special = special_tokens(config, files, folder)
+        own = own_template(folder, config)
+        name, source = choose_template(template, own)
+        return cls(source, name, special, system, instruction_role, reading or {}, files)
 
     # ---- inside
 
@@ -300,7 +338,21 @@ class Contract:
         # never the tokenizer's own BOS: the template writes it, once
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _prefix(self, ids: list[int], text: str, example: Example) -> int:
+    def _prefix(self, ids: list[int], controls: list[int], whole: str, text: str, example: Example) -> int:
+        """Number of tokens of `text`, whose ids have to be a prefix of `ids` (those of `whole`).
+
+        A tokenizer splits at control tokens before anything else, so only what follows the last of them in `text` is
+        encoded again: the same tokens after the same control token. Where that shows no prefix, all of it is.
+        """
+        marks = list(self._control_text.finditer(text)) if whole.startswith(text) else []
+        if marks and len(marks) <= len(controls):
+            last = text[marks[-1].start() :]
+            if last not in self._tails and len(self._tails) < _TAILS:
+                self._tails[last] = self._ids(last)
+            part = self._tails.get(last) or self._ids(last)
+            begin = controls[len(marks) - 1]
+            if ids[begin : begin + len(part)] == part:
+                return begin + len(part)
         part = self._ids(text)
         if ids[: len(part)] != part:
             raise RowError(
@@ -313,16 +365,13 @@ class Contract:
 
     def _refuse_control(self, messages: Sequence[Message], example: Example | None = None) -> None:
         for message in messages:
-            if "<" not in message.content and "[" not in message.content:
-                continue
-            for token in self._control:
-                if token in message.content:
-                    name = f"row {example.id}" if example else "the prompt"
-                    raise RowError(
-                        f"{name}: the {message.role}'s turn holds the text of the control token {token}",
-                        where=example.source if example else None,
-                        fix="remove it: the model would read it as the end or the beginning of a turn",
-                    )
+            if found := self._control_text.search(message.content):
+                name = f"row {example.id}" if example else "the prompt"
+                raise RowError(
+                    f"{name}: the {message.role}'s turn holds the text of the control token {found[0]}",
+                    where=example.source if example else None,
+                    fix="remove it: the model would read it as the end or the beginning of a turn",
+                )
 
     def _find_tail(self) -> list[int]:
         """Ids that the template writes after an answer; the first of them ends it."""
@@ -343,50 +392,3 @@ class Contract:
                 fix="use llama3, chatml or plain, or a .jinja file that ends an assistant's turn with such a token",
             )
         return tail
-
-
-def _tokenizer_files(folder: Path) -> dict[str, bytes]:
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            "there is no tokenizer.json",
-            where=str(folder),
-            fix="save the tokenizer in that form (AutoTokenizer.from_pretrained(…).save_pretrained(…)) "
-            "and name its folder in model.tokenizer",
-        )
-    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES[:4] if (folder / name).is_file()}
-    for name in TOKENIZER_FILES[1:3]:
-        try:
-            json.loads(files.get(name, b"{}"))
-        except ValueError as error:
-            raise ModelError(
-                f"{name} is broken: {error}", where=str(folder), fix="download it again"
-            ) from None
-    return files
-
-
-def _own_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text("utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = next((one["template"] for one in template if one["name"] == "default"), None)
-    return template
-
-
-def _special_tokens(config: Mapping[str, Any], files: Mapping[str, bytes], folder: Path) -> dict[str, str]:
-    stored = json.loads(files.get("special_tokens_map.json", b"{}"))
-    found: dict[str, str] = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = config.get(name) or stored.get(name)
-        if isinstance(value, Mapping):
-            value = value.get("content")
-        if value:
-            found[name] = value
-    if "eos_token" not in found:
-        raise ModelError(
-            "the tokenizer names no eos_token",
-            where=str(folder / "tokenizer_config.json"),
-            fix='add "eos_token": "<the token that ends a text>"',
-        )
-    return found

@@ -69,8 +69,8 @@ class Stage:
 
 def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
-    from tunesmith.contract import TOKENIZER_FILES
     from tunesmith.data.prepare import source_files
+    from tunesmith.tokenizer_files import TOKENIZER_FILES
 
     inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
     for name, path in source_files(recipe.data).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
@@ -31,6 +32,27 @@ _PLAIN = (
     "{% if add_generation_prompt %}{{ '### Answer:\n' }}{% endif %}"
 )
 NAMED: dict[str, str] = {"llama3": _LLAMA3, "chatml": _CHATML, "plain": _PLAIN}
+
+
+def choose_template(wanted: str, own: str | None) -> tuple[str, str]:
+    """Name and source of the template that `model.template` asks for; `own`: the tokenizer's, if it has one."""
+    if wanted == "auto":
+        return ("own", own) if own else ("plain", NAMED["plain"])
+    if wanted in NAMED:
+        return wanted, NAMED[wanted]
+    file = Path(wanted)
+    if not file.is_file():
+        raise ModelError(
+            f"there is no template {wanted!r}",
+            where="model.template",
+            fix=f"use auto, {', '.join(NAMED)}, or the path of a .jinja file",
+        )
+    try:
+        return file.name, file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"the template can't be read: {error}", where=f"model.template: {file}", fix="save it as UTF-8"
+        ) from None
 
 
 def compile_template(source: str, date: str) -> Render:

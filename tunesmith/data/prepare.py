@@ -83,7 +83,7 @@ def build(recipe: Recipe, base: Base) -> Prepared:
         template=recipe.model.template,
         system=data.system,
         instruction_role=data.instruction_role,
-        row_format=training_format(data),
+        reading={"format": training_format(data)},
     )
     _check_sizes(recipe, base, contract)
     examples = read_splits(data, recipe.seed)

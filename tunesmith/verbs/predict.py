@@ -75,7 +75,9 @@ def _run_of(name: str, runs_dir: Path) -> Run | None:
 
 
 def _manner(contract: Contract) -> Manner:
-    return Manner(contract.row_format, contract.system, contract.instruction_role, labelled=False)
+    return Manner(
+        contract.reading.get("format", "auto"), contract.system, contract.instruction_role, labelled=False
+    )
 
 
 def _load(name: str, run: Run | None) -> Served:
