@@ -19,7 +19,7 @@ Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
 NOT_YET = tuple(
-    "init serve publish compare runs show plot table clean status logs cancel fetch sweep doctor".split()
+    "init serve publish compare runs show plot table clean status logs cancel fetch sweep".split()
 )
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # outside training too: stopped, and resumable
     try:
         outcome |= arguments.verb(arguments)
-        code = 0
+        code = int(outcome.pop("exit", 0))  # a verb may have a list to give and still say no
     except TunesmithError as error:
         code = error.exit_code
         outcome["error"] = str(error)
@@ -125,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--max-tokens", type=_at_least_1, default=None, help="longest answer")
     one = add("pull", _pull, "download a base model ahead of time")
     one.add_argument("what", metavar="RECIPE|ID")
+    one = add("doctor", _doctor, "what of this machine fits, each with the command that mends it")
+    one.add_argument(
+        "--selftest", type=Path, metavar="RECIPE", help="prove template, packing, saving and learning on its base"
+    )
+    one.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="with --selftest")
+    one.add_argument("--on", default=None, help="not available yet in this version")
     add("schema", _schema, "the recipe's JSON schema, for editors")
     for name in NOT_YET:
         one = add(name, _not_yet, "(not available yet)")
@@ -204,6 +210,18 @@ def _pull(arguments: argparse.Namespace) -> Result:
     base = resolve(load_recipe(arguments.what).model if is_recipe else Model(base=arguments.what))
     console.say(f"{base.name} lies in {base.folder}")
     return {}
+
+
+def _doctor(arguments: argparse.Namespace) -> Result:
+    _refuse(arguments, ("on",))
+    if arguments.selftest:
+        from tunesmith.recipe_file import load_recipe
+        from tunesmith.verbs.selftest import selftest
+
+        return selftest(load_recipe(arguments.selftest, arguments.set))
+    from tunesmith.verbs.doctor import doctor
+
+    return doctor(arguments.runs_dir)
 
 
 def _schema(arguments: argparse.Namespace) -> Result:
