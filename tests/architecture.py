@@ -53,7 +53,18 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # imported at the top of a file only in the rooms that compute
 HEAVY = {"accelerate", "bitsandbytes", "boto3", "deepspeed", "peft", "torch", "transformers", "triton"}
-COMPUTE = {"kernels", "model", "generate", "answers", "engine", "train", "evaluate", "export", "serve", "selftest"}
+COMPUTE = {
+    "kernels",
+    "model",
+    "generate",
+    "answers",
+    "engine",
+    "train",
+    "evaluate",
+    "export",
+    "serve",
+    "selftest",
+}
 # imported inside functions only, everywhere
 LATE = {"matplotlib", "rich", "sklearn", "tensorboard"}
 
