@@ -7,9 +7,7 @@ from html import escape
 from typing import Any
 
 from tunesmith.evaluate.examples import Mistake, ShownRow
-from tunesmith.evaluate.page_parts import card, table, value
 from tunesmith.evaluate.page_rows import examples_section, mistakes_section
-from tunesmith.evaluate.page_style import STYLE
 from tunesmith.evaluate.score import SMALL, interval
 from tunesmith.evaluate.wording import (
     facts,
@@ -24,6 +22,7 @@ from tunesmith.evaluate.wording import (
     signed,
 )
 from tunesmith.view import figures
+from tunesmith.view.page_parts import card, document, facts_list, table
 from tunesmith.view.series import Series, gaps
 
 # metrics of the figure: all between 0 and 1, higher is better
@@ -41,21 +40,12 @@ def render(
     mistakes: Sequence[Mistake],
 ) -> str:
     """The whole page from report.json's `content`; without `rows` and `mistakes` it quotes no text of rows."""
-    title = escape(f"{content['run']}: base and tuned")
     sections = [
         _head(content), _facts(content), _scores(content), _fields(content), _slices(content), _training(series),
         _proofs(content), mistakes_section(mistakes),
         examples_section(rows, content["rows"], content["headline"]["metric"]),
     ]  # fmt: skip
-    text = (
-        "<!doctype html>\n"
-        '<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
-    return text.encode("utf-8", "replace").decode("utf-8")  # a model may write half a surrogate pair
+    return document(f"{content['run']}: base and tuned", sections)
 
 
 def _head(content: Mapping[str, Any]) -> str:
@@ -93,9 +83,9 @@ def _scores(content: Mapping[str, Any]) -> str:
         cells = [
             f"{escape(metric)}<span class=what>{escape(meaning.get(metric, '') + of_gold(metric, scores))}</span>"
         ]
-        cells += [value(scores[system].get(metric)) for system in systems]
+        cells += [_value(scores[system].get(metric)) for system in systems]
         if "differences" in content:
-            cells.append(value(content["differences"].get("tuned", {}).get(metric), sign=True))
+            cells.append(_value(content["differences"].get("tuned", {}).get(metric), sign=True))
         rows.append(cells)
     pictured = [metric for metric in _PICTURED if metric in metrics]
     kept = {system: {metric: interval(scores[system][metric]) for metric in pictured} for system in systems}
@@ -167,8 +157,8 @@ def _slices(content: Mapping[str, Any]) -> str:
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for one in content["slices"]:
         cells = [f"{escape(one['slice'])}: {escape(one['value'])}", str(one["rows"]), str(one["documents"])]
-        cells += [value(one["scores"].get(system, {}).get(metric)) for system in systems]
-        rows[one["small"]].append([*cells, value(one.get("difference"), sign=True)])
+        cells += [_value(one["scores"].get(system, {}).get(metric)) for system in systems]
+        rows[one["small"]].append([*cells, _value(one.get("difference"), sign=True)])
     head = ["slice", "rows", "documents", *map(shown_name, systems), "tuned − base"]
     made = f"<h2>Slices</h2><p>{escape(metric)} on parts of the rows.</p>"
     made += table(head, rows[False]) if rows[False] else ""
@@ -229,6 +219,13 @@ def _proofs(content: Mapping[str, Any]) -> str:
 def _facts(content: Mapping[str, Any]) -> str:
     """One line of essentials that unfolds to settings and whole hashes."""
     listed = facts(content)
-    whole = "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in listed)
     line = " · ".join(said for name, said in listed if name in ("rows", "decoding", "intervals"))
-    return f"<details><summary>{escape(line)}</summary><dl class=facts>{whole}</dl></details>"
+    return f"<details><summary>{escape(line)}</summary>{facts_list(listed)}</details>"
+
+
+def _value(score: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """A score over its interval."""
+    if score is None or score["value"] is None:
+        return "–"
+    shown = signed(score["value"]) if sign else number(score["value"])
+    return f"{escape(shown)}<small>{escape(range_of(score, sign))}</small>"

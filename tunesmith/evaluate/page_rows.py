@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from html import escape
 
 from tunesmith.evaluate.examples import Mistake, ShownRow
-from tunesmith.evaluate.page_parts import table, text
 from tunesmith.evaluate.wording import number, shown_name
 from tunesmith.tasks.normalise import split_items
+from tunesmith.view.page_parts import table, text
 
 _LONGEST = 20_000  # characters of an input in which values are looked for
 

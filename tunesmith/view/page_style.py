@@ -1,11 +1,12 @@
-"""The report's style sheet: one column, light and dark, print, phone. No fonts or files from anywhere."""
+"""The style sheet of pages: one column, light and dark, print, phone. No fonts or files from anywhere."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5d6873; --line: #dfe3e8; --paper: #ffffff; --panel: #f5f7f9;
-  --good: #00795a; --bad: #b34700; --grey: #6b7580; --tuned: #2f86c6; --warn: #fff4d6; --warn-ink: #6b4c00; }
+  --good: #00795a; --bad: #b34700; --grey: #6b7580; --tuned: #2f86c6; --warn: #fff4d6; --warn-ink: #6b4c00;
+  --stop: #fde8e2; --stop-ink: #8f2400; --calm: #e6f4ef; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #9aa5b0; --line: #323a43; --paper: #14181d;
   --panel: #1c2229; --good: #3cc79c; --bad: #f59a5c; --grey: #8b95a0; --tuned: #6db5ea; --warn: #3a2f12;
-  --warn-ink: #f2d58a; } }
+  --warn-ink: #f2d58a; --stop: #43201a; --stop-ink: #ffb59e; --calm: #14302a; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Noto Sans", sans-serif; }
@@ -38,6 +39,25 @@ table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-to
 .missed, .partly { color: var(--bad); } .null, .unparsed { color: var(--grey); }
 .tag { display: inline-block; padding: 0 7px; border-radius: 9px; background: var(--panel); font-size: 0.78rem;
   margin-left: 6px; white-space: nowrap; }
+a { color: var(--tuned); } a:focus-visible,
+summary:focus-visible { outline: 2px solid var(--tuned); outline-offset: 2px; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size: 0.87rem; }
+.calm { background: var(--calm); color: var(--good); padding: 10px 14px; border-radius: 8px; margin: 0; }
+.stop { background: var(--stop); color: var(--stop-ink); padding: 10px 14px; border-radius: 8px; margin: 0; }
+.level { display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 0.78rem; font-weight: 600;
+  background: var(--panel); color: var(--grey); } .level.error { background: var(--stop); color: var(--stop-ink); }
+.level.warn { background: var(--warn); color: var(--warn-ink); }
+.finding summary .many { font-variant-numeric: tabular-nums; margin-left: 6px; }
+.finding summary .what { display: block; color: var(--soft); font-size: 0.86rem; padding-left: 1.05em; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 4px 24px; }
+.pair > * { min-width: 0; } .pair figure svg { min-width: 0; } figcaption { font-size: 0.86rem; color: var(--soft); }
+.bar { display: inline-block; width: 84px; height: 9px; border-radius: 2px; background: var(--line); overflow: hidden;
+  vertical-align: middle; } .bar i { display: block; height: 100%; background: var(--tuned); }
+.bar.bad i { background: var(--bad); } .bar.grey i { background: var(--grey); }
+.of { display: inline-block; min-width: 4.6em; text-align: right; margin-left: 8px; white-space: nowrap; }
+td .code, .code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: 0.86em; white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); border-radius: 4px;
+  padding: 1px 5px; }
 details { border: 1px solid var(--line); border-radius: 8px; margin: 8px 0; padding: 0 14px; }
 details[open] { padding-bottom: 10px; } summary { cursor: pointer; padding: 8px 0; }
 details details { border: none; padding: 0; margin: 4px 0; } details details summary { color: var(--soft);
