@@ -12,14 +12,55 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contract import Encoded
 from tunesmith.example import Example
+
+ROW_FILES = ("lines.npy", "jsonl", "ids.npy", "learned.npy", "offsets.npy")
+_BLOCK = 4096  # rows
+
+
+class Blocks:
+    """Consecutive rows, read from the files themselves."""
+
+    def __init__(
+        self,
+        lines: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        text: IO[bytes],
+        ids: IO[bytes],
+        learned: IO[bytes],
+    ) -> None:
+        self._lines, self._offsets, self._text = lines, offsets, text
+        self._arrays = [
+            (ids, np.dtype(np.int32), _begin(ids)),
+            (learned, np.dtype(np.bool_), _begin(learned)),
+        ]
+
+    def read(self, start: int, stop: int) -> tuple[bytes, Any, Any, Any, Any]:
+        """JSON lines, bytes of each, ids, mask, tokens of each."""
+        lines, offsets = self._lines[start : stop + 1], self._offsets[start : stop + 1]
+        self._text.seek(int(lines[0]))
+        text = self._text.read(int(lines[-1] - lines[0]))
+        count = int(offsets[-1] - offsets[0])
+        arrays = []
+        for file, kind, begin in self._arrays:
+            file.seek(begin + int(offsets[0]) * kind.itemsize)
+            arrays.append(np.frombuffer(file.read(count * kind.itemsize), dtype=kind))
+        return text, np.diff(lines), *arrays, np.diff(offsets)
+
+
+def _begin(file: IO[bytes]) -> int:
+    """Where a .npy file's values begin."""
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    return file.tell()
 
 
 class Rows:
@@ -54,8 +95,17 @@ class Rows:
     @property
     def learned_counts(self) -> NDArray[np.int64]:
         """Learned tokens of each row."""
-        sums = np.concatenate([[0], np.cumsum(self._learned, dtype=np.int64)])
-        return np.asarray(sums[self._offsets[1:]] - sums[self._offsets[:-1]], dtype=np.int64)
+        counts = np.zeros(len(self), dtype=np.int64)
+        for start in range(
+            0, len(self), _BLOCK
+        ):  # the sums of all tokens at once would take 8 bytes for each
+            stop = min(start + _BLOCK, len(self))
+            edges = self._offsets[start : stop + 1]
+            sums = np.concatenate(
+                [[0], np.cumsum(self._learned[int(edges[0]) : int(edges[-1])], dtype=np.int64)]
+            )
+            counts[start:stop] = sums[edges[1:] - edges[0]] - sums[edges[:-1] - edges[0]]
+        return counts
 
     def ids(self, row: int) -> NDArray[np.int32]:
         """Token ids of a row."""
@@ -71,11 +121,27 @@ class Rows:
             file.seek(int(self._lines[row]))
             return Example.from_json(json.loads(file.read(int(self._lines[row + 1] - self._lines[row]))))
 
-    def examples(self) -> Iterator[Example]:
-        """All conversations in order."""
+    def examples(self, start: int = 0, stop: int | None = None) -> Iterator[Example]:
+        """Conversations of rows start … stop - 1, in order."""
         with self._text.open("rb") as file:
-            for line in file:
-                yield Example.from_json(json.loads(line))
+            file.seek(int(self._lines[start]))
+            for _ in range(start, len(self) if stop is None else stop):
+                yield Example.from_json(json.loads(file.readline()))
+
+    def sample(self, most: int) -> Iterator[Example]:
+        """At most `most` conversations, evenly spread over the split."""
+        if len(self) <= most:
+            yield from self.examples()
+        else:
+            yield from (self.example(i * len(self) // most) for i in range(most))
+
+    @contextmanager
+    def open_files(self) -> Iterator[Blocks]:
+        """Reads blocks of rows as `RowWriter.append` takes them, past the memory map: nothing stays in memory."""
+        with ExitStack() as stack:
+            paths = (self._text, *(self._folder / f"{self.split}.{name}.npy" for name in ("ids", "learned")))
+            text, ids, learned = (stack.enter_context(path.open("rb")) for path in paths)
+            yield Blocks(self._lines, self._offsets, text, ids, learned)
 
     @property
     def sha256(self) -> str:
@@ -95,27 +161,94 @@ def _map(path: Path) -> NDArray[Any]:
 
 def remove_rows(folder: Path, split: str) -> None:
     """Takes a split away, the file that says it exists first."""
-    for name in ("lines.npy", "jsonl", "ids.npy", "learned.npy", "offsets.npy"):
+    for name in ROW_FILES:
         (folder / f"{split}.{name}").unlink(missing_ok=True)
 
 
+class Growing:
+    """A .npy file of one dimension that is written piece by piece; its length stands in the header at the end."""
+
+    def __init__(self, path: Path, kind: Any) -> None:
+        path.unlink(missing_ok=True)  # never into a file that another run shares
+        self._file, self._kind, self._length = path.open("wb"), np.dtype(kind), 0
+        self._header()
+
+    def append(self, values: Any) -> None:
+        """Adds an array."""
+        array = np.ascontiguousarray(values, dtype=self._kind)
+        self._file.write(array.data if len(array) else b"")
+        self._length += len(array)
+
+    def close(self) -> None:
+        """Writes the length. Without it the file counts as empty."""
+        self._file.seek(0)
+        self._header()  # as long as the first one: numpy leaves room for a length that grows
+        self._file.close()
+
+    def _header(self) -> None:
+        described = {
+            "descr": np.lib.format.dtype_to_descr(self._kind),
+            "fortran_order": False,
+            "shape": (self._length,),
+        }
+        np.lib.format.write_array_header_1_0(self._file, described)
+
+
+class RowWriter:
+    """Writes a split block by block. `close` makes it exist: its last file appears last."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_rows(folder, split)
+        self._folder, self._split = folder, split
+        self._text = (folder / f"{split}.jsonl").open("wb")
+        self._ids = Growing(folder / f"{split}.ids.npy", np.int32)
+        self._learned = Growing(folder / f"{split}.learned.npy", np.bool_)
+        self._lengths: list[NDArray[np.int64]] = []
+        self._lines: list[NDArray[np.int64]] = []
+
+    def append(self, text: bytes, lines: Any, ids: Any, learned: Any, lengths: Any) -> None:
+        """Rows as JSON lines with the bytes of each; all their ids and masks behind one another, tokens of each."""
+        self._text.write(text)
+        self._ids.append(ids)
+        self._learned.append(learned)
+        self._lines.append(np.asarray(lines, dtype=np.int64))
+        self._lengths.append(np.asarray(lengths, dtype=np.int64))
+
+    def close(self) -> int:
+        """Number of rows."""
+        for file in (self._text, self._ids, self._learned):
+            file.close()
+        np.save(self._folder / f"{self._split}.offsets.npy", _edges(self._lengths))
+        np.save(self._folder / f"{self._split}.lines.npy", _edges(self._lines))
+        return sum(map(len, self._lengths))
+
+
 def write_rows(folder: Path, split: str, rows: Iterable[tuple[Example, Encoded]]) -> int:
-    """Writes a split; returns the number of rows. The last file appears last: without it the split does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.lines.npy").unlink(missing_ok=True)
-    ids: list[NDArray[np.int32]] = []
-    learned: list[NDArray[np.bool_]] = []
-    lines = [0]
-    with (folder / f"{split}.jsonl").open("wb") as text:
-        for example, encoded in rows:
-            line = json.dumps(example.to_json(), ensure_ascii=False).encode() + b"\n"
-            text.write(line)
-            lines.append(lines[-1] + len(line))
-            ids.append(np.asarray(encoded.ids, dtype=np.int32))
-            learned.append(np.asarray(encoded.learned, dtype=np.bool_))
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    np.save(folder / f"{split}.ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int32))
-    np.save(folder / f"{split}.learned.npy", np.concatenate(learned) if learned else np.zeros(0, np.bool_))
-    np.save(folder / f"{split}.offsets.npy", offsets)
-    np.save(folder / f"{split}.lines.npy", np.asarray(lines, dtype=np.int64))
-    return len(ids)
+    """Writes a split row by row; returns their number."""
+    writer = RowWriter(folder, split)
+    for example, encoded in rows:
+        line = row_line(example)
+        writer.append(line, [len(line)], encoded.ids, encoded.learned, [len(encoded.ids)])
+    return writer.close()
+
+
+def row_line(example: Example) -> bytes:
+    """The row as it stands in the .jsonl."""
+    return json.dumps(example.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def copy_rows(source: Rows, numbers: NDArray[np.int64], folder: Path, split: str) -> int:
+    """Writes some rows of `source`, in the order of `numbers`, as a split of `folder`."""
+    writer = RowWriter(folder, split)
+    with source.open_files() as files:
+        for block in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+            for start in range(0, len(block), _BLOCK):
+                part = block[start : start + _BLOCK]
+                if len(part):
+                    writer.append(*files.read(int(part[0]), int(part[-1]) + 1))
+    return writer.close()
+
+
+def _edges(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.concatenate([*parts, np.zeros(0, np.int64)]))]).astype(np.int64)

@@ -1,40 +1,40 @@
 """All usable rows of all sources on disk, before it is known on which side of the split each of them stands.
 
-rows.jsonl        one Example a line
-rows.ids          int32, all rows behind one another
-rows.learned      bool, same length
-rows.facts        FACTS, one record a row
-rows.signatures   uint32 [rows, HASHES]: MinHash of each row's text
+rows.*                 texts, ids and masks, as a split of a Run (rows.py)
+rows.facts.npy         FACTS, one record a row
+rows.signatures.npy    uint32, HASHES a row: MinHash of each row's text
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.near import HASHES, signatures
 from tunesmith.example import Example, Message
+from tunesmith.rows import Growing, Rows, RowWriter, row_line
 
-# prompt, answer, document, stratum: hashes of exact texts; given: the split that the recipe names the row for;
-# line: bytes of the row in rows.jsonl; tokens: all, those before the answer, those learned
+# id, prompt, answer, document, stratum: hashes of exact texts; given: the split that the recipe names the row for
+# (0 train, 1 validation, 2 test); source: number of its file; tokens: all, those before the answer, those learned
 FACTS = np.dtype(
     [
+        ("id", "u8"),
         ("prompt", "u8"),
         ("answer", "u8"),
         ("document", "u8"),
         ("stratum", "u8"),
         ("given", "i1"),
         ("source", "i2"),
-        ("line", "i4"),
         ("tokens", "i4"),
         ("prompt_tokens", "i4"),
         ("learned", "i4"),
     ]
 )
+NAME = "rows"
 
 
 def hash_text(*texts: str) -> int:
@@ -46,9 +46,36 @@ def hash_text(*texts: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def hash_turns(turns: tuple[Message, ...]) -> int:
+def hash_turns(turns: Sequence[Message]) -> int:
     """The hash of a prompt: every turn's role and text."""
     return hash_text(*(part for turn in turns for part in (turn.role, turn.content)))
+
+
+def compared_text(example: Example) -> str:
+    """The text by which rows are near-duplicates: what the user's turns give to work on, without an instruction that
+    stands before it; of plain text all."""
+    turns = [turn for turn in example.messages if turn.role not in ("system", "assistant")]
+    return "\n".join(turn.content[turn.context :].strip() or turn.content for turn in turns)
+
+
+def facts_of(
+    example: Example,
+    stratify: str | None,
+    given: int,
+    source: int,
+    tokens: int,
+    prompt_tokens: int,
+    learned: int,
+) -> tuple[int, ...]:
+    """A record of FACTS."""
+    return (
+        hash_text(example.id),
+        hash_turns(example.messages if example.is_text else example.prompt),
+        hash_text(example.answer or ""),
+        hash_text(example.document),
+        hash_text(example.slices[stratify]) if stratify and stratify in example.slices else 0,
+        given, source, tokens, prompt_tokens, learned,
+    )  # fmt: skip
 
 
 class Pool:
@@ -56,8 +83,8 @@ class Pool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts: NDArray[np.void] = np.fromfile(folder / "rows.facts", dtype=FACTS)
-        self._lines = np.concatenate([[0], np.cumsum(self.facts["line"], dtype=np.int64)])
+        self.rows = Rows.open(folder, NAME)
+        self.facts: NDArray[np.void] = np.load(folder / f"{NAME}.facts.npy")
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -65,36 +92,46 @@ class Pool:
     @property
     def signatures(self) -> NDArray[np.uint32]:
         """MinHash of each row [rows, HASHES], memory-mapped."""
-        if not len(self):
-            return np.zeros((0, 1), np.uint32)
-        flat = np.memmap(self.folder / "rows.signatures", dtype=np.uint32, mode="r")
-        return flat.reshape(len(self), -1)
+        flat: NDArray[np.uint32] = np.load(self.folder / f"{NAME}.signatures.npy", mmap_mode="r")
+        return flat.reshape(len(self), HASHES)
 
     def example(self, row: int) -> Example:
         """The conversation of one row."""
-        return next(self.examples(row, row + 1))
+        return self.rows.example(row)
 
     def examples(self, start: int = 0, stop: int | None = None) -> Iterator[Example]:
         """Conversations of rows start … stop - 1, in order."""
-        stop = len(self) if stop is None else stop
-        with (self.folder / "rows.jsonl").open("rb") as file:
-            file.seek(int(self._lines[start]))
-            for _ in range(start, stop):
-                yield Example.from_json(json.loads(file.readline()))
+        return self.rows.examples(start, stop)
+
+
+class PoolWriter:
+    """Fills a pool block by block."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows = RowWriter(folder, NAME)
+        self.facts = Growing(folder / f"{NAME}.facts.npy", FACTS)
+        self.signatures = Growing(folder / f"{NAME}.signatures.npy", np.uint32)
+
+    def close(self) -> int:
+        """Number of rows."""
+        self.facts.close()
+        self.signatures.close()
+        return self.rows.close()
 
 
 def pool_of(folder: Path, examples: list[Example], given: list[int] | None = None) -> Pool:
-    """A small pool without token ids or signatures of its own: lengths are counted in words."""
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = np.zeros(len(examples), dtype=FACTS)
-    with (folder / "rows.jsonl").open("wb") as file:
-        for row, example in enumerate(examples):
-            prompt, answer = example.prompt, example.answer or ""
-            words = [sum(len(turn.content.split()) for turn in prompt), len(answer.split()) + 1]
-            line = file.write(json.dumps(example.to_json(), ensure_ascii=False).encode() + b"\n")
-            facts[row] = (
-                hash_turns(prompt), hash_text(answer), hash_text(example.document), 0,
-                given[row] if given else 0, 0, line, sum(words), words[0], words[1],
-            )  # fmt: skip
-    facts.tofile(folder / "rows.facts")
+    """A small pool without token ids: lengths are counted in words."""
+    writer = PoolWriter(folder)
+    for row, example in enumerate(examples):
+        line = row_line(example)
+        prompt = sum(len(turn.content.split()) for turn in example.prompt)
+        learned = len((example.answer or "").split()) + 1
+        writer.rows.append(line, [len(line)], [], [], [0])
+        side = given[row] if given else 0
+        facts = facts_of(example, None, side, 0, prompt + learned, prompt, learned)
+        writer.facts.append(np.asarray([facts], dtype=FACTS))
+    if examples:
+        writer.signatures.append(signatures([compared_text(example) for example in examples]).ravel())
+    writer.close()
     return Pool(folder)
