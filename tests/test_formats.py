@@ -82,7 +82,7 @@ def test_every_bad_row_is_listed(tmp_path: Path) -> None:
         ["list"],
         {"instruction": "x", "ouput": "y"},
         ROW | {"output": 5},
-        ROW | {"output": " "},
+        ROW | {"instruction": " "},
     )
     with path.open("ab") as file:
         file.write(b'{"instruction": "caf\xe9", "output": "x"}\n')
@@ -92,7 +92,7 @@ def test_every_bad_row_is_listed(tmp_path: Path) -> None:
     assert "rows.jsonl:3: a JSON object is needed, not a list" in said
     assert "rows.jsonl:4: there is no column 'output'; is 'ouput' meant?" in said
     assert "rows.jsonl:5: output has to be text or a JSON object, not a number" in said
-    assert "rows.jsonl:6: output is empty" in said
+    assert "rows.jsonl:6: instruction is empty" in said
     assert "rows.jsonl:7: not UTF-8" in said
 
 

@@ -1,11 +1,14 @@
-"""The Hugging Face hub as a place where models lie."""
+"""The Hugging Face hub as a place where models and data sets lie."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
-from tunesmith.errors import AccessError
+from tunesmith.errors import AccessError, OutOfRoom
 from tunesmith.store.secrets import secret
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.py")
@@ -16,17 +19,8 @@ def fetch(
 ) -> tuple[Path, str]:
     """Folder and commit of a model repository, downloaded or from the cache. AccessError says what to do next."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    where = f"model.base: {repository}"
-    try:
+    with _told(repository, revision, "model", "model.base", "model.revision"):
         folder = Path(
             snapshot_download(
                 repository,
@@ -36,25 +30,103 @@ def fetch(
                 token=secret("HF_TOKEN"),  # None: the login that `hf auth login` keeps
             )
         )
+    return folder, folder.name
+
+
+@lru_cache(maxsize=64)
+def dataset_files(repository: str, revision: str | None, where: str) -> tuple[tuple[str, ...], str]:
+    """Names of all files of a data set, and its commit; where the hub can't be reached, of those in the cache.
+
+    `where` is the recipe's key. AccessError says what to do next. Asked once a process.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http_error = HfHubHTTPError.__mro__[1]  # the HTTP library's own, whichever the hub's library stands on
+    with _told(repository, revision, "data set", f"{where}.hub", f"{where}.revision"):
+        try:
+            info = HfApi(token=secret("HF_TOKEN")).dataset_info(repository, revision=revision, timeout=30)
+        except (OSError, http_error) as error:
+            response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+            if response is not None and response.status_code < 500:
+                raise
+            cached = _cached(repository, revision)
+            if cached is None:
+                raise OSError(str(error) or type(error).__name__) from error
+            return cached
+        return tuple(one.rfilename for one in info.siblings or ()), str(info.sha)
+
+
+def fetch_dataset(repository: str, commit: str, files: Sequence[str], where: str) -> list[Path]:
+    """These files of a data set at a commit, downloaded or from the cache."""
+    from huggingface_hub import hf_hub_download
+
+    with _told(repository, commit, "data set", f"{where}.hub", f"{where}.revision"):
+        return [
+            Path(
+                hf_hub_download(
+                    repository, name, repo_type="dataset", revision=commit, token=secret("HF_TOKEN")
+                )
+            )
+            for name in files
+        ]
+
+
+def _cached(repository: str, revision: str | None) -> tuple[tuple[str, ...], str] | None:
+    """Files of a data set that lie in the cache, and their commit."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / ("datasets--" + repository.replace("/", "--"))
+    ref = home / "refs" / (revision or "main")
+    commit = ref.read_text("utf-8").strip() if ref.is_file() else revision or ""
+    folder = home / "snapshots" / commit
+    if not commit or not folder.is_dir():
+        return None
+    return tuple(
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    ), commit
+
+
+@contextmanager
+def _told(repository: str, revision: str | None, kind: str, where: str, revision_key: str) -> Iterator[None]:
+    """The hub's errors as AccessErrors that say what to do next."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    of_model = kind == "model"
+    try:
+        yield
     except GatedRepoError:
+        again = f"tunesmith pull {repository}" if of_model else "the same command again"
         raise AccessError(
             f"{repository} is gated: its owner wants you to accept the licence first",
-            where=where,
-            fix="accept it on the model's page, then: hf auth login (or set HF_TOKEN); "
-            f"then: tunesmith pull {repository}",
+            where=f"{where}: {repository}",
+            fix=f"accept it on the {kind}'s page, then: hf auth login (or set HF_TOKEN); then: {again}",
         ) from None
     except RevisionNotFoundError:
-        raise AccessError(f"{repository} has no revision {revision!r}", where="model.revision") from None
+        raise AccessError(f"{repository} has no revision {revision!r}", where=revision_key) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise AccessError(
-            f"there is no folder and no hub model {repository!r} (or it is private)",
-            where=where,
+            f"there is no {'folder and no hub model' if of_model else 'hub data set'} {repository!r} "
+            "(or it is private)",
+            where=f"{where}: {repository}",
             fix="check the spelling; for a private one: hf auth login, or set HF_TOKEN",
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if error.errno == errno.ENOSPC:
+            raise OutOfRoom(
+                f"no room on the disk for {repository}",
+                where=f"{where}: {repository}",
+                fix="free some, or set HF_HOME to a folder on a larger disk",
+            ) from None
         raise AccessError(
             f"{repository} can't be reached and is not in the cache: {str(error).splitlines()[0]}",
-            where=where,
-            fix="check the network, or give the path of a local folder",
+            where=f"{where}: {repository}",
+            fix="check the network, or give the path of a local " + ("folder" if of_model else "file"),
         ) from None
-    return folder, folder.name

@@ -1,0 +1,122 @@
+"""A row through the user's processor: called, checked, its failures told as the row's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.processors import PROCESSORS
+from tunesmith.data.row import BadRow, Manner, Row, dig, missing, torn
+from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.example import ROLES, TEXT, Example, Message
+from tunesmith.lookup import find
+
+
+def processed(row: Row, view: Row, place: str, manner: Manner) -> list[Example]:
+    """What the processor makes of `view` (the row, under the names of data.columns); empty: it is left out."""
+    name = manner.processor or ""
+    function = find_processor(name)
+    try:
+        made = function(dict(view))  # a copy: what it pops is still there for data.split
+    except BadRow:
+        raise
+    except Exception as error:  # the user's own code: anything may happen
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise BadRow(f"processor {name}: {reason}", hint=_origin(error)) from error
+    examples = [made] if isinstance(made, Example) else made
+    if not isinstance(examples, list | tuple) or not all(isinstance(one, Example) for one in examples):
+        raise BadRow(
+            f"processor {name} returned {_told(made)}; it has to return an Example, a list of them, "
+            "or an empty list to leave the row out"
+        )
+    several = len(examples) > 1
+    return [
+        _filled(one, f"{place}#{number}" if several else place, row, place, manner)
+        for number, one in enumerate(examples, 1)
+    ]
+
+
+@lru_cache(maxsize=16)
+def find_processor(name: str) -> Callable[[Row], Any]:
+    """The function that data.processor names. RecipeError where there is none."""
+    try:
+        function = find(name, PROCESSORS, "processor")
+    except TunesmithError as error:
+        raise RecipeError(error.what, where="data.processor", fix=error.fix) from None
+    if not callable(function):
+        raise RecipeError(f"{name} is no function", where="data.processor", fix="give module:function")
+    return function
+
+
+def _filled(one: Example, identity: str, row: Row, place: str, manner: Manner) -> Example:
+    turns = _checked(one, manner)
+    identity = one.id or identity
+    document = one.document or identity
+    slices = dict(one.slices)
+    if manner.group and manner.group != "document":
+        value = _value(row, one, manner.group, "data.split.group")
+        document = str(value) if value not in (None, "") else document
+    if manner.stratify and manner.stratify not in slices:
+        value = _value(row, one, manner.stratify, "data.split.stratify")
+        slices[manner.stratify] = str(value) if value not in (None, "") else "(none)"
+    return Example(identity, turns, document, slices, place, one.rejected if manner.labelled else None)
+
+
+def _value(row: Row, one: Example, column: str, key: str) -> Any:
+    if column in one.slices:
+        return one.slices[column]
+    if column == "document":
+        return one.document
+    try:
+        return dig(row, column)
+    except KeyError:
+        raise BadRow(f"{missing(column, (*one.slices, *row))} ({key})") from None
+
+
+def _checked(one: Example, manner: Manner) -> tuple[Message, ...]:
+    turns = list(one.messages)
+    told = f"processor {manner.processor}"
+    if not turns or not all(isinstance(turn, Message) and isinstance(turn.content, str) for turn in turns):
+        raise BadRow(f"{told} made an Example without messages, or with contents that are no text")
+    if turns[0].role == TEXT:
+        if len(turns) > 1:
+            raise BadRow(f"{told} made an Example of plain text and something else")
+    else:
+        unknown = next((turn.role for turn in turns if turn.role not in ROLES), None)
+        if unknown is not None:
+            raise BadRow(f"{told} made a turn with the role {unknown!r}; known are {', '.join(ROLES)}")
+        if manner.labelled and turns[-1].role != "assistant":
+            raise BadRow(f"{told} made an Example without an answer: there would be nothing to learn")
+        if manner.labelled and not any(turn.learned for turn in turns):
+            raise BadRow(f"{told} made an Example of which nothing is learned")
+        if not manner.labelled and turns[-1].role == "assistant":
+            turns.pop()
+        if not any(turn.role == "user" and turn.content.strip() for turn in turns):
+            raise BadRow(f"{told} made an Example that asks nothing: there is no user's turn, or it is empty")
+        if manner.system and turns[0].role != "system":
+            turns.insert(0, Message("system", manner.system))
+    if torn(turn.content for turn in turns) or (one.rejected and torn((one.rejected,))):
+        raise BadRow("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return tuple(turns)
+
+
+def _told(made: object) -> str:
+    if made is None:
+        return "None"
+    if isinstance(made, list | tuple):
+        other = next(type(one).__name__ for one in made if not isinstance(one, Example))
+        return f"a {type(made).__name__} that holds {other}"
+    return f"a {type(made).__name__}"
+
+
+def _origin(error: Exception) -> str | None:
+    """File, line and function of the innermost frame."""
+    frame = error.__traceback__
+    if frame is None or frame.tb_next is None:
+        return None
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    code = frame.tb_frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.tb_lineno}, in {code.co_name}"

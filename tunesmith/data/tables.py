@@ -1,0 +1,135 @@
+"""Tables as text: .csv and .tsv, with the csv module's quoting."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from tunesmith.data.batch import Placed, RawBatch
+from tunesmith.errors import RowError
+
+LONGEST = 1 << 27  # characters of a cell; the csv module's own limit of 131,072 is below a long record
+
+
+@dataclass(frozen=True, slots=True)
+class CellsBatch:
+    """Rows as lists of cells."""
+
+    name: str
+    columns: list[str]
+    cells: list[tuple[int, list[str] | str]]
+    """Number of the row's first line, and its cells or what is wrong with it."""
+
+    def rows(self) -> Iterator[Placed]:
+        """Every cell is text; an empty one is empty text."""
+        for number, cells in self.cells:
+            if isinstance(cells, str):
+                yield f"{self.name}:{number}", cells
+            elif len(cells) != len(self.columns):
+                yield (
+                    f"{self.name}:{number}",
+                    f"{len(cells)} cells, but there are {len(self.columns)} columns",
+                )
+            else:
+                yield f"{self.name}:{number}", dict(zip(self.columns, cells, strict=True))
+
+
+def read_csv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
+    """Commas; a cell with commas, quotes or line breaks stands in double quotes."""
+    return _read(file, name, size, ",")
+
+
+def read_tsv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
+    """Tabs; a cell with tabs, quotes or line breaks stands in double quotes, as spreadsheets write it."""
+    return _read(file, name, size, "\t")
+
+
+def _read(file: IO[bytes], name: str, size: int, delimiter: str) -> Iterator[RawBatch]:
+    lines = _Lines(file)
+    if csv.field_size_limit() < LONGEST:
+        csv.field_size_limit(LONGEST)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    some: list[tuple[int, list[str] | str]] = []
+    while True:
+        before = lines.number + 1
+        try:
+            row: list[str] | str = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            row = _told(error, lines.number - before + 1)
+        if lines.torn:
+            row = f"not UTF-8 (line {lines.torn}); save the file as UTF-8"
+            lines.torn = 0
+        if not row:  # a blank line
+            continue
+        if columns is None:
+            if isinstance(row, str):
+                raise RowError(f"the column names of {name} can't be read: {row}", where=f"{name}:{before}")
+            columns = _columns(row, f"{name}:{before}", delimiter)
+            continue
+        some.append((before, row))
+        if len(some) == size:
+            yield CellsBatch(name, columns, some)
+            some = []
+    if some and columns is not None:
+        yield CellsBatch(name, columns, some)
+
+
+class _Lines:
+    """Lines as text, split on b"\\n" alone; remembers which one is not UTF-8."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.number = 0
+        self.torn = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._file)
+        self.number += 1
+        try:
+            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            self.torn = self.torn or self.number
+            return line.decode("utf-8", "replace")  # the row is refused; the lines after it are still read
+
+
+def _columns(names: list[str], place: str, delimiter: str) -> list[str]:
+    empty = [number for number, column in enumerate(names, 1) if not column.strip()]
+    if empty:
+        raise RowError(
+            f"column {empty[0]} of {len(names)} has no name",
+            where=place,
+            fix="the first line names every column",
+        )
+    twice = sorted({column for column in names if names.count(column) > 1})
+    if twice:
+        raise RowError(f"there are two columns {twice[0]!r}", where=place, fix="rename one of them")
+    other = "\t" if delimiter == "," else ","
+    if len(names) == 1 and other in names[0]:
+        raise RowError(
+            f"the columns are parted by {'tabs' if other != ',' else 'commas'}, which is not what the file's name says",
+            where=place,
+            fix=f"name it {'.tsv' if other != ',' else '.csv'}",
+        )
+    return names
+
+
+def _told(error: csv.Error, lines: int) -> str:
+    text = str(error)
+    if "unexpected end of data" in text:
+        return "a quote is opened here and never closed"
+    if "new-line character" in text:
+        return "a bare carriage return outside quotes; save the file with \\n or \\r\\n at the ends of lines"
+    if "expected after" in text:
+        return (
+            f"a quoted cell goes on after its closing quote (line {lines} of the row); "
+            'a quote inside a quoted cell is written twice: ""'
+        )
+    return f"{text} (line {lines} of the row)"
