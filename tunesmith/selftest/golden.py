@@ -29,7 +29,9 @@ def _turns(*contents: str, system: str | None = None) -> list[Message]:
 CONVERSATIONS: dict[str, Turns] = {
     "a question": _turns("What is a carcinoma?"),
     "a question with its answer": _turns("What is a carcinoma?", "A cancer of epithelial cells."),
-    "a system prompt": _turns("stage IIIB, 12.5 mm", '{"stage": "IIIB", "size": 12.5}', system="Answer in JSON."),
+    "a system prompt": _turns(
+        "stage IIIB, 12.5 mm", '{"stage": "IIIB", "size": 12.5}', system="Answer in JSON."
+    ),
     "a system prompt of two lines": _turns("Go on.", "Yes.", system="Be brief.\nBe exact."),
     "several turns": _turns("2+2?", "4", "And 3 more?", "7", "Thanks."),
     "several turns after a system prompt": _turns("a", "b", "c", "d", system="You count."),

@@ -120,7 +120,9 @@ def answers_repeat(model: PreTrainedModel, contract: Contract, wanted: Sequence[
     stopped = sum(one.stopped for one in found) / len(found)
     same = [contract.decode(one.ids) == gold.answer for one, gold in zip(found, wanted, strict=True)]
     repeated = sum(same) / len(same)
-    ended = f"share of {len(found)} answers that end by {contract.terminator} within {decoding.max_tokens} tokens"
+    ended = (
+        f"share of {len(found)} answers that end by {contract.terminator} within {decoding.max_tokens} tokens"
+    )
     return [
         Proof("answers_stop", stopped >= STOPPED, stopped, STOPPED, ended),
         Proof(

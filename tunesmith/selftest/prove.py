@@ -63,7 +63,9 @@ def prove(recipe: Recipe, folder: Path) -> Iterator[Proof]:
 def eight_rows(run: Run) -> Rows:
     """Eight of the run's training rows as a split of their own."""
     train = Rows.open(run.data, "train")
-    picked = [(train.example(n), (train.ids(n).tolist(), train.learned(n).tolist())) for n in lesson.pick(train)]
+    picked = [
+        (train.example(n), (train.ids(n).tolist(), train.learned(n).tolist())) for n in lesson.pick(train)
+    ]
     write_rows(run.data, "eight", ((example, Encoded(*pair)) for example, pair in picked))
     return Rows.open(run.data, "eight")
 

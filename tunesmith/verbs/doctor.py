@@ -49,4 +49,3 @@ def examine(runs_dir: Path) -> Groups:
             "access": [reached.result(), *doctor_access.tokens()],
             "extras": doctor_versions.extras(),
         }
-

@@ -75,7 +75,9 @@ def look() -> CardFacts:
         return CardFacts(on_bus=on_bus, driver=driver, visible=visible)
     try:
         import torch
-    except Exception as error:  # a half-installed torch fails in its own ways: OSError, ImportError, AttributeError
+    except (
+        Exception
+    ) as error:  # a half-installed torch fails in its own ways: OSError, ImportError, AttributeError
         words = f"{type(error).__name__}: {error}".splitlines()[0]
         return CardFacts(torch=there, torch_error=words, on_bus=on_bus, driver=driver, visible=visible)
     cards: list[Card] = []
@@ -140,11 +142,15 @@ def _unseen(facts: CardFacts) -> Finding:
         words = f"CUDA_VISIBLE_DEVICES={facts.visible!r} hides every card"
         return Finding("card", "fail", words, "unset CUDA_VISIBLE_DEVICES")
     if facts.built_for and int(facts.built_for.partition(".")[0]) > facts.driver[0]:
-        words = f"torch is built for CUDA {facts.built_for}, the driver runs CUDA {_dotted(facts.driver)} at most"
+        words = (
+            f"torch is built for CUDA {facts.built_for}, the driver runs CUDA {_dotted(facts.driver)} at most"
+        )
         fix = f"update NVIDIA's driver, or install torch's build for CUDA {facts.driver[0]} (pytorch.org, Get started)"
         return Finding("driver", "fail", words, fix)
     words = f"torch sees no card: {facts.cuda_error or 'CUDA counts no devices'}"
-    return Finding("card", "fail", words, "nvidia-smi   (does the driver answer? if not, restart the machine)")
+    return Finding(
+        "card", "fail", words, "nvidia-smi   (does the driver answer? if not, restart the machine)"
+    )
 
 
 def _usable(facts: CardFacts, number: int, card: Card) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The machine around the card: memory, shared memory, disk, open files, threads and the environment variables that hurt."""
+"""The machine around the card: memory, disk, open files, threads, and the environment variables that hurt."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def disk(
     found = []
     if not writable:
         found.append(
-            Finding("disk: runs", "fail", f"{runs} may not be written", f"chmod u+w {runs}, or --runs-dir DIR")
+            Finding(
+                "disk: runs", "fail", f"{runs} may not be written", f"chmod u+w {runs}, or --runs-dir DIR"
+            )
         )
     together = base_bytes() if shared else 0
     for name, place, free, need, fix in (
@@ -110,13 +112,15 @@ def threads(cores: int, load: float, environment: Mapping[str, str]) -> list[Fin
         words = f"OMP_NUM_THREADS={given} on {cores} cores: threads wait for each other"
         found.append(Finding("threads", "warn", words, wanted))
     elif not given and (os.cpu_count() or cores) > cores:
-        words = f"{cores} of the machine's {os.cpu_count()} cores may be used; libraries that count them all start too many threads"
+        words = f"{cores} of the machine's {os.cpu_count()} cores may be used, but libraries count all"
         found.append(Finding("threads", "warn", words, wanted))
     elif not given and load > 1.5 * cores:
         words = f"{cores} cores have {load:.1f} processes waiting: two that compute side by side spin at each other"
         found.append(Finding("threads", "warn", words, "export OMP_NUM_THREADS=1, or wait for the other one"))
     else:
-        found.append(Finding("threads", "ok", f"{cores} cores" + (f", OMP_NUM_THREADS={given}" if given else "")))
+        found.append(
+            Finding("threads", "ok", f"{cores} cores" + (f", OMP_NUM_THREADS={given}" if given else ""))
+        )
     for name, value in _SPINNING.items():
         if environment.get(name, "").lower() == value:
             words = f"{name}={environment[name]}: waiting threads burn whole cores"
