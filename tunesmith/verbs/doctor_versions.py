@@ -43,8 +43,7 @@ def findings() -> list[Finding]:
     for name, tested in OPTIONAL.items():
         if (there := installed(name)) is not None:
             found.append(package(name, there, None, tested))
-    known = {_same(name) for name in KNOWN_GOOD}
-    missing = [name for name in floors if _same(name) not in known and installed(name) is None]
+    missing = [name for name in floors if name not in KNOWN_GOOD and installed(name) is None]
     if missing:
         words = f"not installed: {', '.join(missing)}"
         found.append(Finding("packages", "fail", words, f"pip install {' '.join(missing)}"))
@@ -94,8 +93,8 @@ def installed(name: str) -> str | None:
 
 
 def required() -> dict[str, str | None]:
-    """What tunesmith itself asks for: package → lowest version."""
-    return {name: floor for name, floor, extra in _requirements() if extra is None}
+    """What tunesmith itself asks for: package → lowest version; names with underscores, as in the tables."""
+    return {name.lower().replace("-", "_"): floor for name, floor, extra in _requirements() if extra is None}
 
 
 def _extras() -> dict[str, list[str]]:
@@ -126,7 +125,3 @@ def _numbers(text: str) -> Version:
 def _next(text: str) -> str:
     *first, last = _numbers(text)
     return ".".join(map(str, [*first, last + 1]))
-
-
-def _same(name: str) -> str:
-    return name.lower().replace("-", "_")
