@@ -1,0 +1,156 @@
+"""Rows whose signatures agree in a whole band: what near.py looks at more closely."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.minhash import EMPTY, HASHES, similarity
+from tunesmith.data.shingles import mix
+
+DEPTH = 7  # places of a band
+BANDS = HASHES // DEPTH
+CROWD = 16  # rows that agree in a band, up to which all of them are compared with each other
+LEADERS = 32  # of more than CROWD rows: so many are compared with the others
+_WORK = 1 << 21  # comparisons with leaders in one band's group of rows, at most
+_AT_ONCE = 3  # bands whose keys are in memory: each needs a pass over the signatures
+_BLOCK = 1 << 14
+_SALT = mix(np.arange(1, HASHES + 1, dtype=np.uint64)) | np.uint64(1)
+
+
+class Bands:
+    """Candidates among the rows of `signatures` [rows, HASHES], a plain or a memory-mapped array."""
+
+    def __init__(self, signatures: NDArray[np.uint32], threshold: float) -> None:
+        self.signatures = signatures
+        # three standard errors below: one near pair in a thousand is lost here
+        self.floor = threshold - 3 * math.sqrt(threshold * (1 - threshold) / HASHES)
+        self.rows: NDArray[np.int32] | None = None  # those that still take part; None: all
+        self.bits = np.uint64(max(len(signatures) - 1, 1).bit_length())
+
+    def twins(self) -> NDArray[np.uint64]:
+        """Rows of equal signatures, each with the first of them, as packed pairs; only the first takes part then."""
+        packed = self._keys(slice(0, HASHES), 1)[0]
+        packed.sort()
+        row = self._row(packed)
+        starts = _starts(packed >> self.bits)
+        first = np.repeat(row[starts], np.diff(starts, append=len(row)))
+        alike = np.flatnonzero(row != first)
+        alike = alike[self._similar(first[alike], row[alike], 1.0)]
+        taking = np.zeros(len(self.signatures), dtype=bool)
+        taking[row] = True
+        taking[row[alike]] = False
+        self.rows = np.flatnonzero(taking).astype(np.int32)
+        return _pack(first[alike], row[alike])
+
+    def candidates(self, crowded: NDArray[np.bool_]) -> Iterator[NDArray[np.uint64]]:
+        """Packed pairs of rows whose signatures are alike, a band at a time.
+
+        Sets `crowded` for rows that agree with so many others that they weren't compared with all of them.
+        """
+        for band in range(0, BANDS, _AT_ONCE):
+            count = min(_AT_ONCE, BANDS - band)
+            keys = self._keys(slice(band * DEPTH, (band + count) * DEPTH), count)
+            for packed in keys:
+                packed.sort()  # the row in the low bits: equal keys stand in the order of rows
+                yield self._of_band(packed, crowded)
+
+    def _of_band(self, packed: NDArray[np.uint64], crowded: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        top = packed >> self.bits
+        equal = top[1:] == top[:-1]
+        member = np.zeros(len(packed), dtype=bool)
+        member[1:] = equal
+        member[:-1] |= equal
+        row, top = self._row(packed[member]), top[member]
+        if not len(row):
+            return np.zeros(0, np.uint64)
+        starts = _starts(top)
+        size = np.diff(starts, append=len(row))
+        found = [
+            self._follow(rows, crowded)
+            for rows in (row[starts[i] : starts[i] + size[i]] for i in np.flatnonzero(size > CROWD))
+        ]
+        small = np.repeat(size <= CROWD, size)
+        row, top = row[small], top[small]
+        at = np.arange(len(row))
+        for distance in range(1, CROWD):
+            at = at[at < len(row) - distance]
+            at = at[top[at] == top[at + distance]]
+            if not len(at):
+                break
+            near = at[self._similar(row[at], row[at + distance], self.floor)]
+            found.append(_pack(row[near], row[near + distance]))
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.uint64)
+
+    def _follow(self, rows: NDArray[np.int32], crowded: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        """The first row with all that are like it, then the first of those left, up to LEADERS."""
+        found = []
+        work = 0
+        leaders = 0
+        while len(rows) > 1 and leaders < LEADERS and work < _WORK:
+            leader, rows = rows[0], rows[1:]
+            leaders += 1
+            work += len(rows)
+            like = self._similar(np.full(len(rows), leader), rows, self.floor)
+            found.append(_pack(np.full(int(like.sum()), leader), rows[like]))
+            rows = rows[~like]
+        if len(rows) > 1:
+            crowded[rows] = True
+        return np.concatenate(found)
+
+    def _similar(self, a: NDArray[np.int32], b: NDArray[np.int32], floor: float) -> NDArray[np.bool_]:
+        """Whether rows a[i] and b[i] look at least `floor` alike."""
+        alike = np.empty(len(a), dtype=bool)
+        for start in range(0, len(a), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            alike[part] = similarity(self.signatures[a[part]], self.signatures[b[part]]) >= floor
+        if len(a):
+            _let_go(self.signatures)
+        return alike
+
+    def _keys(self, places: slice, count: int) -> NDArray[np.uint64]:
+        """Of each row with words, for `count` bands in `places`: the band's hash, the row's number in its low bits."""
+        total = len(self.signatures) if self.rows is None else len(self.rows)
+        keys = np.empty((count, total), np.uint64)
+        salt = _SALT[places]
+        filled = 0
+        for start in range(0, len(self.signatures), _BLOCK):
+            block = self.signatures[start : start + _BLOCK]
+            if self.rows is None:
+                row = np.flatnonzero(block[:, 0] != EMPTY)
+            else:
+                a, b = np.searchsorted(self.rows, [start, start + len(block)])
+                row = self.rows[a:b] - start
+            hashed = (block[:, places][row].astype(np.uint64) * salt).reshape(len(row), count, -1).sum(2)
+            hashed = mix(hashed) >> self.bits << self.bits | (row + start).astype(np.uint64)[:, None]
+            keys[:, filled : filled + len(row)] = hashed.T
+            filled += len(row)
+            _let_go(self.signatures)
+        return keys[:, :filled]
+
+    def _row(self, packed: NDArray[np.uint64]) -> NDArray[np.int32]:
+        return (packed & np.uint64((1 << int(self.bits)) - 1)).astype(np.int32)
+
+
+def _starts(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each run of equal keys begins."""
+    return np.flatnonzero(np.concatenate([[len(keys) > 0], keys[1:] != keys[:-1]]))
+
+
+def _pack(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Both rows in one number, the lower first."""
+    low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)
+    return low << np.uint64(32) | high
+
+
+def _let_go(array: NDArray[np.uint32]) -> None:
+    """Pages of a memory-mapped array that were read are given back: they count as this process's memory."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
