@@ -19,7 +19,10 @@ def processed(row: Row, view: Row, place: str, manner: Manner) -> list[Example]:
     name = manner.processor or ""
     function = find_processor(name)
     try:
-        made = function(dict(view))  # a copy: what it pops is still there for data.split
+        given = dict(view)  # a copy: what it pops is still there for data.split
+        if manner.system and not given.get("system"):
+            given["system"] = manner.system
+        made = function(given)
     except BadRow:
         raise
     except Exception as error:  # the user's own code: anything may happen

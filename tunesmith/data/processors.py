@@ -1,8 +1,235 @@
-"""Ready processors: from one raw row to examples."""
+"""Ready processors: from one raw row to examples. An empty list leaves the row out.
+
+Your own is a function of the same shape, named module:function in data.processor; `Example.make` builds what it
+returns.
+A row comes under the names of data.columns; `system` is data.system where the row brings none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-PROCESSORS: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+from tunesmith.data.doctor_answer import sections
+from tunesmith.data.row import BadRow
+from tunesmith.example import Example, Message
+
+Row = Mapping[str, Any]
+
+SECTIONS = 'Answer the question about a health condition in two sections, "Diagnosis:" and "Treatment:".'
+RECORD = "You write complete discharge records of invented patients for training and testing."
+
+# per task: the order, and the cue that the prompt ends with
+TASKS = {
+    "chemical_extraction": (
+        'List every chemical or drug mentioned in the article, one per line, each line starting with "- ".',
+        "List of extracted chemicals:",
+    ),
+    "disease_extraction": (
+        "List every disease or adverse condition mentioned in the article, one per line, "
+        'each line starting with "- ".',
+        "List of extracted diseases:",
+    ),
+    "cid_relation": (
+        "List every pair in which the article says a chemical induces a disease, one per line, "
+        'as "- chemical | disease".',
+        "List of extracted pairs:",
+    ),
+}
+NONE = "- none"
+
+
+def diagnosis_treatment(row: Row) -> list[Example]:
+    """A doctor's answer in two sections, each in the answer's own words; left out where one of them is not there.
+
+    Columns: question (or input, prompt), answer (or output, completion, response); instruction and system may be there.
+    """
+    question = _first(row, "question", "input", "prompt")
+    if question is None:
+        raise BadRow("there is no question (a column question, input or prompt; map yours in data.columns)")
+    order = _first(row, "instruction") or SECTIONS
+    written = _first(row, "answer", "output", "completion", "response", blank=True)
+    answer = None
+    if written is not None:
+        diagnosis, treatment = sections(written)
+        if not (diagnosis and treatment):
+            return []
+        answer = f"Diagnosis: {diagnosis}\nTreatment: {treatment}"
+    return [_example(row, order, question, answer)]
+
+
+def annotated_abstract(row: Row) -> list[Example]:
+    """An annotated abstract as three rows, one a task: its chemicals, its diseases, its chemical-induced diseases.
+
+    Columns: pmid, title, abstract, mentions, relations (a PubTator file); or prompt, completion, task, doc_id: then
+    one row, whose prompt gets its cue. The document is the abstract, the task a slice.
+    """
+    if "prompt" in row:
+        return [_one_task(row)]
+    title, abstract = row.get("title"), row.get("abstract")
+    if not isinstance(title, str) or not isinstance(abstract, str):
+        raise BadRow("there is no title and abstract (a PubTator file), and no prompt and completion")
+    pmid = str(row.get("pmid") or "") or _name_of(f"{title}\n{abstract}")
+    article = f"{title}\n{abstract}".strip()
+    annotated = isinstance(row.get("mentions"), list)
+    made = []
+    for task in TASKS:
+        listed = _listed(row, task) if annotated else None
+        answer = None if listed is None else "\n".join(f"- {item}" for item in listed) or NONE
+        made.append(_task_example(f"{pmid}-{task}", pmid, task, article, answer))
+    return made
+
+
+def record_request(row: Row) -> list[Example]:
+    """A system prompt, a request built from sex and service, the record as the answer.
+
+    Columns: record (or output, text, note), sex (or gender) and service (or department, specialty); where sex and
+    service have no columns they are read in the record's own head ("Sex: F", "Service: MEDICINE").
+    """
+    record = _first(row, "record", "output", "text", "note", blank=True)
+    head = (record or "")[:3000]
+    sex = _first(row, "sex", "gender") or _headed(head, "Sex|Gender")
+    service = _first(row, "service", "department", "specialty") or _headed(head, "Service|Department")
+    for name, value in (("sex", sex), ("service", service)):
+        if not value:
+            raise BadRow(f"there is no {name}: no column of that name, and none in the record's head")
+    who = {"f": "female", "m": "male"}.get(str(sex).strip().lower(), str(sex).strip().lower())
+    service = " ".join(str(service).split())
+    request = f"Write the discharge record of a {who} patient on the {service} service."
+    system = _first(row, "system") or _first(row, "instruction") or RECORD
+    slices = {"sex": who, "service": service}
+    return [Example.make(request, record, system=system, id=_text_of(row, "id"), slices=slices)]
+
+
+PROCESSORS: dict[str, Callable[[Row], list[Example]]] = {
+    "diagnosis_treatment": diagnosis_treatment,
+    "annotated_abstract": annotated_abstract,
+    "record_request": record_request,
+}
+
+
+# ---- diagnosis_treatment
+
+
+def _example(row: Row, order: str, question: str, answer: str | None) -> Example:
+    asked = Message("user", f"{order}\n\n{question}", context=len(order) + 2)
+    system = _first(row, "system")
+    turns = [Message("system", system)] if system else []
+    turns.append(asked)
+    if answer is not None:
+        turns.append(Message("assistant", answer, learned=True))
+    return Example(_text_of(row, "id"), tuple(turns), _text_of(row, "document") or _text_of(row, "doc_id"))
+
+
+# ---- annotated_abstract
+
+
+def _one_task(row: Row) -> Example:
+    prompt, answer = _first(row, "prompt"), _first(row, "completion", blank=True)
+    if prompt is None:
+        raise BadRow("prompt is empty, or no text")
+    task = _text_of(row, "task") or _task_of(prompt)
+    if task not in TASKS:
+        raise BadRow(f"its task is {task or 'not named'}; known are {', '.join(TASKS)}")
+    body = prompt.strip()
+    cue = next((line for _, line in TASKS.values() if body.endswith(line)), None)
+    if cue is None and not body.endswith(":"):
+        body = f"{body}\n\n{TASKS[task][1]}"
+    order, _, article = body.partition("\n\n")
+    document = (
+        _text_of(row, "doc_id") or _text_of(row, "document") or _name_of(max(body.split("\n"), key=len))
+    )
+    turns = [Message("user", body, context=len(order) + 2 if article else len(body))]
+    if answer is not None:
+        turns.append(Message("assistant", answer, learned=True))
+    identity = _text_of(row, "id") or f"{document}-{task}"
+    return Example(identity, tuple(turns), document, {"task": task})
+
+
+def _task_example(identity: str, document: str, task: str, article: str, answer: str | None) -> Example:
+    order, cue = TASKS[task]
+    turns = [Message("user", f"{order}\n\n{article}\n\n{cue}", context=len(order) + 2)]
+    if answer is not None:
+        turns.append(Message("assistant", answer, learned=True))
+    return Example(identity, tuple(turns), document, {"task": task})
+
+
+def _listed(row: Row, task: str) -> list[str]:
+    """Surface forms in the order of their first mention, each once whatever its case."""
+    mentions = sorted(row["mentions"], key=lambda one: (one["start"], one["end"]))
+    if task == "cid_relation":
+        return _pairs(mentions, row.get("relations") or ())
+    wanted = "Chemical" if task == "chemical_extraction" else "Disease"
+    return _once(one["text"] for one in mentions if one["type"] == wanted)
+
+
+def _pairs(mentions: Sequence[Row], relations: Sequence[Row]) -> list[str]:
+    """Each related pair of ids by the first text of either; a related id that no mention has is a bad row."""
+    first: dict[str, str] = {}
+    for one in mentions:
+        for identity in one["ids"]:
+            first.setdefault(identity, one["text"])
+    pairs = []
+    for relation in relations:
+        if relation["type"] != "CID":
+            continue
+        lost = [one for one in relation["arguments"] if one not in first]
+        if lost:
+            raise BadRow(f"the relation's {lost[0]} is not annotated in the text")
+        chemical, disease = relation["arguments"]
+        pairs.append(f"{first[chemical]} | {first[disease]}")
+    return _once(pairs)
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(text.lower(), text)
+    return list(first.values())
+
+
+def _task_of(prompt: str) -> str:
+    end = prompt[-200:].lower()
+    if "influence" in end or "pairs" in end or "relation" in end:
+        return "cid_relation"
+    named = [
+        task
+        for task, word in (("chemical_extraction", "chemical"), ("disease_extraction", "disease"))
+        if word in end
+    ]
+    return named[0] if len(named) == 1 else ""
+
+
+def _name_of(text: str) -> str:
+    """A name for a document that has none: rows of one text share it."""
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+# ---- cells
+
+
+def _first(row: Row, *names: str, blank: bool = False) -> str | None:
+    """The first of these columns that holds text (null and, unless `blank`, empty text are passed over)."""
+    for name in names:
+        value = row.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise BadRow(f"{name} has to be text, not {type(value).__name__}")
+        if blank or value.strip():
+            return value
+    return None
+
+
+def _text_of(row: Row, name: str) -> str:
+    value = row.get(name)
+    return "" if value is None else str(value)
+
+
+def _headed(head: str, names: str) -> str | None:
+    found = re.search(
+        rf"^[ \t]*(?:{names})[ \t]*:[ \t]*([^\s:][^\n:]*?)[ \t]*(?:$|[ \t]{{2}})", head, re.M | re.I
+    )
+    return found[1] if found else None

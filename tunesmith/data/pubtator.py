@@ -108,7 +108,7 @@ def _annotation(row: dict[str, Any], cells: list[str], whole: str, number: int) 
             raise _Broken(f"line {number}: {text!r} is not at {start} to {end}; there is {found!r}")
         ids = _ids(cells[5]) if len(cells) > 5 else []
         row["mentions"].append({"start": start, "end": end, "text": text, "type": kind, "ids": ids})
-    elif len(cells) == 4 and not cells[1].isdecimal():
+    elif len(cells) >= 4 and not cells[1].isdecimal():  # predictions add a score
         row["relations"].append({"type": cells[1], "arguments": [_id(cells[2]), _id(cells[3])]})
     else:
         raise _Broken(
