@@ -1,0 +1,171 @@
+"""The inspection in the terminal: fits 80 columns, findings first, the quiet checks in one line."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tunesmith import console
+from tunesmith.data.inspect_words import (
+    count,
+    detail,
+    findings,
+    next_steps,
+    of_level,
+    one_line,
+    percent,
+    plural,
+    quiet,
+    rows_of,
+    verdict,
+)
+
+NARROWEST, WIDEST = 60, 110
+_LABEL = 20  # the first column
+
+
+def show(inspection: Mapping[str, Any], *, max_length: int, recipe: str = "RECIPE") -> None:
+    """Prints the inspection, as wide as the terminal is."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    console.say("\n".join(report_lines(inspection, max_length=max_length, recipe=recipe, width=width)))
+
+
+def report_lines(
+    inspection: Mapping[str, Any], *, max_length: int, recipe: str = "RECIPE", width: int = 80
+) -> list[str]:
+    """The lines of the table, none wider than `width` columns but what is there to be typed."""
+    width = min(max(width, NARROWEST), WIDEST)
+    parts = [
+        list(_lengths(inspection["lengths"])),
+        list(_limits(inspection["limits"], max_length, width)),
+        list(_leaks(inspection["leaks"])),
+        list(_answers(inspection, width)),
+        list(_findings(inspection, width)),
+        [*_wrapped(verdict(inspection)[1], width), *_steps(inspection["checks"], recipe, width)],
+    ]
+    lines = [line for part in parts if part for line in ["", *part]]
+    return lines[1:]
+
+
+def _lengths(lengths: Mapping[str, Any]) -> Iterator[str]:
+    yield _row("", ["", "", "", "tokens", "", "", "  p50 of", ""], _LENGTH_COLUMNS)
+    head = ["rows", "min", "p50", "p90", "p99", "max", "prompt", "answer"]
+    yield _row("split", head, _LENGTH_COLUMNS)
+    for name, one in lengths.items():
+        cells = [rows_of(one), *(one["tokens"][key] for key in ("min", "p50", "p90", "p99", "max"))]
+        cells += [one["prompt"]["p50"], one["answer"]["p50"]]
+        yield _row(name, [count(cell) for cell in cells], _LENGTH_COLUMNS)
+
+
+_LENGTH_COLUMNS = (9, 7, 7, 7, 7, 7, 8, 8)
+_LIMIT_COLUMNS = (18, 9, 8, 11, 13)
+_LEAK_COLUMNS = (15, 15, 15, 12)
+_CHECK_COLUMNS = (5, 9, 9, 8)
+
+
+def _limits(limits: Sequence[Mapping[str, Any]], max_length: int, width: int) -> Iterator[str]:
+    over = [one for one in limits if one["over"]]
+    if over:
+        yield _row("", ["", "answer", "cue", "answer", "answer"], _LIMIT_COLUMNS)
+        head = ["rows over", "lost", "cut", "cut short", "tokens lost"]
+        yield _row("cutting at", head, _LIMIT_COLUMNS)
+    for one in over:
+        cells = [f"{count(one['over'])} {percent(one['share']):>8}"]
+        cells += [count(one[key]) for key in ("answer_lost", "cue_cut", "answer_cut")]
+        own = "  max_length" if one["limit"] == max_length else ""
+        yield _row(
+            f"{count(one['limit'])}{own}", [*cells, percent(one["answer_tokens_share"])], _LIMIT_COLUMNS
+        )
+    free = min((one["limit"] for one in limits if not one["over"]), default=None)
+    if free is not None:
+        yield from _wrapped(
+            f"no row is over {count(free)} tokens; data.max_length is {count(max_length)}", width
+        )
+
+
+def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
+    if not leaks:
+        return
+    yield _row("leaks", ["exact", "near", "group", "most alike"], _LEAK_COLUMNS)
+    for name, one in leaks.items():
+        cells = [_counted(one.get(kind)) for kind in ("exact", "near", "group")]
+        most = (one.get("similarity") or {}).get("max")
+        yield _row(name, [*cells, "–" if most is None else f"{most:.2f}"], _LEAK_COLUMNS)
+
+
+def _counted(one: Mapping[str, Any] | None) -> str:
+    return "–" if one is None else f"{count(one['rows'])} {percent(one['share']):>7}"
+
+
+def _answers(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
+    said = []
+    parse, schema, grounding = (inspection.get(key) or {} for key in ("parse", "schema", "grounding"))
+    if parse.get("rows"):
+        said.append(f"{percent(parse['share'])} parse")
+    if schema.get("rows"):
+        kind = "inferred schema" if schema.get("inferred") else "schema"
+        said.append(f"{percent(schema['share'])} fit the {kind}")
+    if grounding.get("rows") and grounding.get("coverage") is not None:
+        said.append(f"{percent(grounding['coverage'])} of their words in the input")
+    if said:
+        yield from _wrapped(f"answers: {', '.join(said)}", width)
+
+
+def _findings(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
+    checks, kinds = inspection["checks"], inspection.get("phi") or {}
+    found = findings(checks)
+    if found:
+        yield _row("check", ["level", "rows", "of", "share"], _CHECK_COLUMNS) + "  for example"
+    for one in found:
+        level = "ERROR" if one["level"] == "error" else one["level"]
+        cells = [level, count(one["rows"]), count(one["of"]), percent(one["share"])]
+        first = next(iter(one["examples"]), {})
+        source = f"  {one_line(str(first.get('source') or first.get('id') or ''))}"
+        yield _fit(_row(one["name"], cells, _CHECK_COLUMNS) + source, width).rstrip()
+        said = detail(one, first, kinds) if first else ""
+        yield _fit(f"  {one_line(said) or one['meaning']}", width)
+    calm = quiet(checks)
+    if calm and found:
+        names = ", ".join(one["name"] for one in calm)
+        yield from _wrapped(f"nothing found by {plural(len(calm), 'other')}: {names}", width)
+    ignored = of_level(checks, "ignore")
+    if ignored:
+        names = ", ".join(f"{one['name']} ({plural(one['rows'], 'row')})" for one in ignored)
+        yield from _wrapped(f"ignored, as the recipe says: {names}", width)
+
+
+def _steps(checks: Sequence[Mapping[str, Any]], recipe: str, width: int) -> Iterator[str]:
+    for words, typed in next_steps(checks, recipe):
+        lines = (
+            [typed] if typed.startswith("tunesmith") else _wrapped(typed, width - 24)
+        )  # a command stays whole
+        yield f"  {words:<20}  {lines[0]}"
+        yield from (f"{'':24}{line}" for line in lines[1:])
+
+
+# ---- lines
+
+
+def _row(label: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    line = _padded(one_line(label), _LABEL)
+    return (line + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _fit(text: str, width: int) -> str:
+    """The text, its end cut where it takes more than `width` columns (a Han character takes two)."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _padded(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    text = _fit(text, width)
+    return text + " " * (width - cell_len(text))
