@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tunesmith import console
 from tunesmith.contract import Contract
-from tunesmith.engine.protocol import Engine
+from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.generate.protocol import Decoding
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.lora import adapters
@@ -54,10 +54,10 @@ def rate(recipe: Recipe, model: PreTrainedModel) -> float:
     return 0.25 / int(model.config.hidden_size)
 
 
-def learned_by_heart(recipe: Recipe, model: PreTrainedModel, engine: Engine, rows: Rows) -> Proof:
+def learned_by_heart(
+    recipe: Recipe, model: PreTrainedModel, engine: Engine, plan: MicroBatchPlan, rows: Rows
+) -> Proof:
     """Trains on all of `rows` at once until the loss is low or the steps are spent; by the loop's own stepper."""
-    plan = engine.plan(rows.lengths)
-    engine.use(plan)
     state = State()
     scaling.start(state, recipe.model.dtype)
     peak = rate(recipe, model)

@@ -24,6 +24,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows, write_rows
 from tunesmith.run import Run
 from tunesmith.selftest import golden, lesson
+from tunesmith.selftest.packing import packed_trains_as_unpacked
 from tunesmith.train import adapter, environment, proofs
 from tunesmith.train.build import build_model, choose_engine
 from tunesmith.train.faults import room
@@ -80,11 +81,14 @@ def _trained(
     rows: Rows,
 ) -> Iterator[Proof]:
     dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+    plan = engine.plan(rows.lengths)
+    engine.use(plan)
     numbers = proofs.sample(rows, range(len(rows)))
     if len(numbers) > 1:
         yield proofs.packed_equals_unpacked(engine, rows, numbers, dtype)
+        yield from packed_trains_as_unpacked(engine, rows, numbers, dtype)
         yield proofs.accumulation_is_exact(engine, rows, numbers, dtype)
-    yield lesson.learned_by_heart(recipe, model, engine, rows)
+    yield lesson.learned_by_heart(recipe, model, engine, plan, rows)
     adapter.write_adapter(recipe, run, base, model, engine.parameters, {})
     if recipe.tune.method == "lora":
         yield proofs.adapter_has_effect(engine, model, rows, numbers)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,13 @@ def doctor(runs_dir: Path) -> dict[str, Any]:
 
 def examine(runs_dir: Path) -> Groups:
     """All findings by group."""
-    with ThreadPoolExecutor(1) as pool:
-        reached = pool.submit(doctor_access.hub)  # waits while torch is imported
-        versions = doctor_versions.findings()
-        facts = doctor_card.look()
-        return {
-            "versions": versions,
-            "card": doctor_card.judge(facts),
-            "machine": doctor_machine.findings(runs_dir, len(facts.cards)),
-            "access": [reached.result(), *doctor_access.tokens()],
-            "extras": doctor_versions.extras(),
-        }
+    hub = doctor_access.ask_hub()  # waits while torch is imported
+    versions = doctor_versions.findings()
+    facts = doctor_card.look()
+    return {
+        "versions": versions,
+        "card": doctor_card.judge(facts),
+        "machine": doctor_machine.findings(runs_dir, len(facts.cards)),
+        "access": [hub(), *doctor_access.tokens()],
+        "extras": doctor_versions.extras(),
+    }

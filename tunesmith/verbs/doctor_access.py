@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tunesmith.store.secrets import secret
@@ -55,6 +56,21 @@ def aws(environment: Mapping[str, str], home: Path) -> Finding:
     return Finding("AWS", "ok", words, "aws configure, or export AWS_PROFILE=NAME")
 
 
+def ask_hub() -> Callable[[], Finding]:
+    """Asks in the background; what is returned waits for the answer, never much longer than TIMEOUT."""
+    answers: list[Finding] = []
+    asking = threading.Thread(target=lambda: answers.append(hub()), daemon=True)
+    asking.start()
+
+    def answer() -> Finding:
+        from huggingface_hub.constants import ENDPOINT
+
+        asking.join(TIMEOUT + 0.5)  # looking up a name has no timeout of its own
+        return answers[0] if answers else _silent(ENDPOINT, f"{TIMEOUT:.0f} s")
+
+    return answer
+
+
 def hub() -> Finding:
     """Whether the hub answers; without it local folders, the cache and the starter still work."""
     from huggingface_hub.constants import ENDPOINT
@@ -70,7 +86,11 @@ def hub() -> Finding:
         pass  # it answers
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        words = f"{ENDPOINT} does not answer within {TIMEOUT:.0f} s ({reason}): only the cache, folders, the starter"
-        fix = "check the network and HTTPS_PROXY; or copy the model here and name its folder in model.base"
-        return Finding("hub", "warn", words, fix)
+        return _silent(ENDPOINT, str(reason))
     return Finding("hub", "ok", f"{ENDPOINT} answers")
+
+
+def _silent(address: str, why: str) -> Finding:
+    words = f"{address} does not answer ({why}): only the cache, folders and the starter"
+    fix = "check the network and HTTPS_PROXY; or copy the model here and name its folder in model.base"
+    return Finding("hub", "warn", words, fix)

@@ -11,17 +11,17 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from tunesmith.verbs.doctor_finding import Finding
 
 KNOWN_GOOD: dict[str, tuple[str, str]] = {
     "torch": ("2.11", "2.13"),
     "transformers": ("5.17", "5.23"),
-    "tokenizers": ("0.22", "0.23"),
-    "safetensors": ("0.6", "0.8"),
-    "bitsandbytes": ("0.49", "0.50"),
-    "huggingface_hub": ("2.4", "2.4"),
+    "tokenizers": ("0.23", "0.23"),
+    "safetensors": ("0.8", "0.8"),
+    "bitsandbytes": ("0.50", "0.50"),
+    "huggingface_hub": ("1.33", "2.4"),
     "numpy": ("2.4", "2.4"),
     "pydantic": ("2.14", "2.14"),
 }
@@ -107,8 +107,11 @@ def _extras() -> dict[str, list[str]]:
 
 def _requirements() -> Iterator[tuple[str, str | None, str | None]]:
     """(package, lowest version, extra) of each line of tunesmith's metadata."""
-    metadata("tunesmith")  # PackageNotFoundError here would be a bug: tunesmith runs, so it is installed
-    for line in requires("tunesmith") or []:
+    try:
+        lines = requires("tunesmith") or []
+    except PackageNotFoundError:  # run from its folder without being installed
+        lines = []
+    for line in lines:
         spec, _, marker = line.partition(";")
         name = re.match(r"[\w.-]+", spec.strip())
         floor = re.search(r">=\s*([\d.]+)", spec) or re.search(r"==\s*([\d.]+)", spec)
