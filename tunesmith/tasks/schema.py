@@ -94,8 +94,12 @@ class SchemaChecker:
         from jsonschema import Draft202012Validator
         from referencing import Registry
 
+        self._schema = schema
         # an empty registry: a $ref to a web address is an error, never a download
         self._validator = Draft202012Validator(schema, registry=Registry())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SchemaChecker, (self._schema,)  # the registry holds functions that can't be pickled
 
     def problems(self, value: Any) -> tuple[str, ...]:
         """`schema: …` lines, the first few; empty when the value fits."""

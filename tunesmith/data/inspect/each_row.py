@@ -1,0 +1,266 @@
+"""The pass over all rows: each detector looks at each row once, in several processes, and counts as it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.inspect.answer_shape import ShapeChecker
+from tunesmith.data.inspect.field_values import SwapFinder
+from tunesmith.data.inspect.grounding import ANSWER, Grounder
+from tunesmith.data.inspect.norms import Norms
+from tunesmith.data.inspect.phi import personal
+from tunesmith.data.inspect.prompt_shape import end_kind
+from tunesmith.data.inspect.row_view import RowView
+from tunesmith.data.inspect.scripts import script_letters, strays
+from tunesmith.data.inspect.tally import Tally
+from tunesmith.data.pool import Pool
+from tunesmith.tasks.protocol import Parsed
+
+RANGE = 4096  # rows that a worker takes at a time
+Found = list[tuple[str, int, str]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know. Picklable."""
+
+    folder: Path
+    norms: Norms
+    parse: Callable[[str], Parsed]
+    schema: Mapping[str, Any] | None
+    sampled: NDArray[np.int64]
+    """Rows that the norms were learned from, in order."""
+
+
+class Desk:
+    """A worker's tools, with their memories; `tally` is that of the range at hand."""
+
+    def __init__(self, job: Job) -> None:
+        self.norms = job.norms
+        self.shapes = ShapeChecker(job.norms.shape, job.schema)
+        self.swaps = SwapFinder(job.norms.values)
+        self.grounder = Grounder()
+        self.tally = Tally()
+
+
+def empty_answer(row: RowView, desk: Desk) -> list[str]:
+    """A learned turn that says nothing."""
+    for number, turn in enumerate(row.example.messages, 1):
+        if (turn.learned or turn.role == "assistant") and not turn.content.strip():
+            return ["the answer is empty" if turn is row.example.messages[-1] else f"turn {number} is empty"]
+    return []
+
+
+def unparsable(row: RowView, desk: Desk) -> list[str]:
+    """The task's own parser says no."""
+    parsed = row.parsed
+    if parsed is None:
+        return []
+    desk.tally.count("parse", "rows")
+    if parsed.value is not None:
+        desk.tally.count("parse", "parsed")
+        return []
+    return [
+        next((one.removeprefix("unparsable: ") for one in parsed.problems), "the task can't read the answer")
+    ]
+
+
+def schema(row: RowView, desk: Desk) -> list[str]:
+    """Keys and types of a JSON answer."""
+    parsed = row.parsed
+    if parsed is None or not isinstance(parsed.value, dict):
+        return []
+    desk.tally.count("schema", "rows")
+    problem = desk.shapes.problem(parsed.value)
+    if problem is None and parsed.has("schema"):
+        problem = next(one for one in parsed.problems if one.startswith("schema:")).removeprefix("schema: ")
+    if problem is None:
+        desk.tally.count("schema", "valid")
+    return [problem] if problem else []
+
+
+def swapped_field(row: RowView, desk: Desk) -> list[str]:
+    """Values that belong to another field."""
+    return desk.swaps.find(row.fields, row.sampled) if row.fields else []
+
+
+def grounding(row: RowView, desk: Desk) -> list[str]:
+    """Values, or the answer, beside the prompt."""
+    fields = row.fields
+    if fields is None:
+        if not row.answer or row.parsed is None:
+            return []
+        fields = [(ANSWER, row.answer)]
+    tally, counts, found = desk.tally, desk.tally.counts, []
+    for name, text in fields:
+        if text is None:
+            counts["field", name, "null"] += 1
+            continue
+        ground = desk.grounder.ground(text, row)
+        counts["field", name, "values"] += 1
+        counts["field", name, "words"] += ground.words
+        counts["field", name, "found"] += ground.found
+        if ground.verbatim:
+            counts["field", name, "verbatim"] += 1
+        if ground.normalised:
+            counts["field", name, "normalised"] += 1
+        if ground.words and not ground.found:
+            counts["field", name, "nothing"] += 1
+        if name:
+            tally.value(name, text)
+        detail = desk.norms.grounding.finding(name, text, ground)
+        if detail:
+            found.append(detail)
+    if row.fields is not None:
+        for name in {name for name, _ in fields}:
+            counts["field", name, "rows"] += 1
+    return found
+
+
+def cut_prompt(row: RowView, desk: Desk) -> list[str]:
+    """Prompts that end in the middle."""
+    ending = row.ending
+    if not ending:
+        return []
+    desk.tally.count("ends", end_kind(ending))
+    detail = desk.norms.prompt.cut(row, desk.norms.prompt.cue(row))
+    return [detail] if detail else []
+
+
+def missing_cue(row: RowView, desk: Desk) -> list[str]:
+    """Prompts without the cue of the others."""
+    if not row.ending:
+        return []
+    desk.tally.count("prompt", "of")
+    cue = desk.norms.prompt.cue(row)
+    if cue is not None:
+        desk.tally.count("prompt", "with_cue")
+        desk.tally.count("cue", cue)
+    detail = desk.norms.prompt.missing_cue(row) if cue is None else None
+    return [detail] if detail else []
+
+
+def boilerplate(row: RowView, desk: Desk) -> list[str]:
+    """Free-text answers that are mostly shared phrases."""
+    if not row.answer or row.fields is not None:
+        return []
+    desk.tally.count("boilerplate", "characters", times=len(row.answer))
+    characters, held = desk.norms.boilerplate.shares(row.answer)
+    if not held:
+        return []
+    desk.tally.count("boilerplate", "shared", times=characters)
+    for phrase in held:
+        desk.tally.count("phrase", phrase)
+    detail = desk.norms.boilerplate.finding(row.answer, characters)
+    return [detail] if detail else []
+
+
+def phi(row: RowView, desk: Desk) -> list[str]:
+    """Kinds and places; never the text itself: findings are shown and stored."""
+    texts = [("prompt", "\n".join(row.prompts))] if not row.is_text else [("text", row.prompts[0])]
+    texts += [("answer", row.answer or ""), ("rejected answer", row.example.rejected or "")]
+    hits = [(kind, place) for place, text in texts if text for kind, _ in personal(text)]
+    if not hits:
+        return []
+    for kind in {kind for kind, _ in hits}:
+        desk.tally.count("phi", kind)
+    told = [
+        f"{times} × {kind} in the {place}" if times > 1 else f"{kind} in the {place}"
+        for (kind, place), times in Counter(hits).items()
+    ]
+    return ["; ".join(told).replace("_", " ")]
+
+
+def script(row: RowView, desk: Desk) -> list[str]:
+    """The answer's letters by script; those of the prompt are only counted."""
+    tally, said = desk.tally, row.said
+    letters, found = script_letters(said), strays(said)
+    for name, times in letters.items():
+        tally.count("script", "answer", name, times=times)
+    for name, times in found.items():
+        tally.count("stray", name, times=times if name == "not_nfc" else 1)
+    if not row.is_text:
+        for name, times in script_letters(row.asked).items():
+            tally.count("script", "prompt", name, times=times)
+    detail = desk.norms.scripts.finding(letters, found) if said else None
+    return [detail] if detail else []
+
+
+DETECTORS: dict[str, Callable[[RowView, Desk], list[str]]] = {
+    "empty_answer": empty_answer,
+    "unparsable": unparsable,
+    "schema": schema,
+    "swapped_field": swapped_field,
+    "grounding": grounding,
+    "cut_prompt": cut_prompt,
+    "missing_cue": missing_cue,
+    "boilerplate": boilerplate,
+    "phi": phi,
+    "script": script,
+}
+"""Check → what looks at one row: lines for a person, and counts in the desk's tally."""
+
+
+def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> tuple[Tally, Found]:
+    """One range of rows."""
+    desk.tally = Tally()
+    found: Found = []
+    sampled = set(job.sampled[slice(*np.searchsorted(job.sampled, (start, stop)))].tolist())
+    for number, example in enumerate(pool.examples(start, stop), start):
+        row = RowView(number, example, job.parse, number in sampled)
+        _pair(row, desk.tally)
+        for check, detector in DETECTORS.items():
+            for detail in detector(row, desk):
+                found.append((check, number, detail))
+    desk.tally.close()
+    return desk.tally, found
+
+
+def _pair(row: RowView, tally: Tally) -> None:
+    rejected = row.example.rejected
+    if rejected is not None:
+        tally.count("pair", "rows")
+        size = len(row.answer or "") - len(rejected)
+        tally.count("pair", "chosen_longer" if size > 0 else "rejected_longer" if size < 0 else "same_length")
+        if row.answer == rejected:
+            tally.count("pair", "same_answer")
+        if not rejected.strip():
+            tally.count("pair", "empty_rejected")
+
+
+_at_work: tuple[Pool, Job, Desk] | None = None
+
+
+def _begin(job: Job) -> None:
+    global _at_work
+    _at_work = Pool(job.folder), job, Desk(job)
+
+
+def _work(span: tuple[int, int]) -> tuple[Tally, Found]:
+    assert _at_work is not None, "a worker begins with _begin"
+    pool, job, desk = _at_work
+    return look(pool, *span, job, desk)
+
+
+def look_at_all(pool: Pool, job: Job, workers: int) -> Iterator[tuple[Tally, Found]]:
+    """All rows, in order, range by range; few rows or one worker stay in this process."""
+    spans = [(start, min(start + RANGE, len(pool))) for start in range(0, len(pool), RANGE)]
+    if workers < 2 or len(spans) < 2:
+        desk = Desk(job)
+        for span in spans:
+            yield look(pool, *span, job, desk)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(
+        min(workers, len(spans)), multiprocessing.get_context("spawn"), _begin, (job,)
+    ) as executor:
+        yield from executor.map(_work, spans)

@@ -1,0 +1,102 @@
+"""Whether what an answer says stands in its prompt: to the letter, word by word in order, or as single words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tunesmith.data.inspect.plain_words import plain_words
+from tunesmith.data.inspect.row_view import RowView
+
+ANSWER = ""  # the field name of an answer that has no fields
+LEAST = 50  # values to know a habit by
+_USUAL = 0.75  # a median coverage below: this field is inferred or written freely, nothing can be said of one value
+_RARE = 0.05  # the share of values that may have so little coverage
+_STEPS = (1 / 3, 0.2, 0.0)
+_LABEL = 5  # times that an inferred value has to be met to be a label of its own
+_MEMORY = 50_000
+
+
+class Ground(NamedTuple):
+    """One value beside its prompt."""
+
+    verbatim: bool
+    normalised: bool
+    found: int
+    """Words of the value that the prompt has, of `words`."""
+    words: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of the value's words that the prompt has."""
+        return self.found / self.words if self.words else 1.0
+
+
+class Grounder:
+    """Looks values up in prompts; remembers the words of values that come again."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, tuple[list[str], str]] = {}
+
+    def ground(self, text: str, row: RowView) -> Ground:
+        """`text` in what the row's user said."""
+        known = self._memory.get(text)
+        if known is None:
+            words = plain_words(text)
+            known = words, f" {' '.join(words)} "
+            if len(text) < 200:
+                if len(self._memory) >= _MEMORY:
+                    self._memory.clear()
+                self._memory[text] = known
+        words, flat = known
+        there = row.asked_set
+        found = len([1 for word in words if word in there])
+        whole = found == len(words) and flat in row.asked_flat  # no need to look where a word is missing
+        return Ground(text.strip() in row.asked, whole and bool(words), found, len(words))
+
+
+@dataclass(frozen=True)
+class GroundingNorms:
+    """For each field the coverage at and below which a value is out of the ordinary. Picklable."""
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+    labels: frozenset[tuple[str, str]] = frozenset()
+    """Values that stand for something the text says in other words, again and again."""
+
+    @classmethod
+    def learn(cls, values: Iterable[tuple[str, str, Ground]]) -> GroundingNorms:
+        """From (field, value, ground) of training answers."""
+        coverages: dict[str, list[float]] = {}
+        seen: Counter[tuple[str, str]] = Counter()
+        without: Counter[tuple[str, str]] = Counter()
+        for name, text, ground in values:
+            if ground.words:
+                coverages.setdefault(name, []).append(ground.coverage)
+                if len(text) < 200:
+                    seen[name, text] += 1
+                    without[name, text] += ground.coverage < 0.5
+        limits = {}
+        for name, found in coverages.items():
+            found.sort()
+            if len(found) < LEAST or found[len(found) // 2] < _USUAL:
+                continue
+            for step in _STEPS:
+                if sum(one <= step for one in found) <= _RARE * len(found):
+                    limits[name] = step
+                    break
+        labels = {key for key, times in without.items() if times >= _LABEL and 2 * times >= seen[key]}
+        return cls(limits, frozenset(labels))
+
+    def finding(self, name: str, text: str, ground: Ground) -> str | None:
+        """What to look at, where the value has far less in its prompt than values of this field have."""
+        limit = self.limits.get(name)
+        if limit is None or not ground.words or ground.coverage > limit or (name, text) in self.labels:
+            return None
+        what = f"{name}: {_short(text)}" if name else "the answer"
+        return f"{what} is not in the input ({ground.found} of {ground.words} words are)"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")

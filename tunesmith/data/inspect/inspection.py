@@ -1,0 +1,146 @@
+"""The inspection of rows: learns what is usual, looks at each row, sets rows beside each other, reports.
+
+Nothing is judged by a fixed idea of what data look like: apart from leaks, repeats, broken answers and numbers of
+persons, a row is only ever compared with the habits of the training rows around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.inspect.each_row import Job, look_at_all
+from tunesmith.data.inspect.finding import CHAT, CHECKS, Findings, levels
+from tunesmith.data.inspect.lengths import lengths, limits
+from tunesmith.data.inspect.norms import learn, read_sample, sample
+from tunesmith.data.inspect.relations import REPEATS, SIDES, Facts, leaks, repeats
+from tunesmith.data.inspect.report import (
+    boilerplate_report,
+    fields_report,
+    grounding_report,
+    parse_report,
+    prompt_report,
+    schema_report,
+    scripts_report,
+)
+from tunesmith.data.inspect.tally import Tally
+from tunesmith.data.pool import Pool
+from tunesmith.recipe import Data
+from tunesmith.tasks.extraction import ExtractionTask
+from tunesmith.tasks.json_answer import read_object
+from tunesmith.tasks.protocol import Task
+
+SHOWN = 20  # rows that the report names for each check
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`report`: plain JSON, the shape of docs/data-checks.md; `findings`: each check that fired, with its row."""
+
+    report: dict[str, Any]
+    findings: Findings
+
+
+def inspect(
+    pool: Pool,
+    side: NDArray[np.int8],
+    pairs: NDArray[np.int32],
+    similarity: NDArray[np.float32],
+    *,
+    data: Data,
+    task: Task,
+    schema: Mapping[str, Any] | None,
+    workers: int = 1,
+    row_format: str | None = None,
+) -> Inspection:
+    """Looks at every row of the pool.
+
+    side: 0 train, 1 validation, 2 test [rows]; pairs: near-duplicate rows [m, 2], Jaccard ≥ 0.8; similarity:
+    theirs [m].
+    schema: data.schema, or None to infer the shape. row_format: the rows' format where data.format is auto.
+    A check whose level is ignore is counted nowhere. Twice the same rows give the same report, whatever `workers` is.
+    """
+    found = Findings(pool)
+    checks = levels(data.checks, (row_format or data.format) in CHAT)
+    # the same reading as the extraction task's, without its schema: ShapeChecker remembers shapes
+    parse = read_object if type(task) is ExtractionTask else task.parse
+    rows = sample(side)
+    norms = learn(read_sample(pool, rows, parse))
+    tally = Tally()
+    job = Job(pool.folder, norms, parse, schema, rows)
+    for counted, these in look_at_all(pool, job, workers):
+        tally.add(counted)
+        found.add(one for one in these if checks[one[0]] != "ignore")
+    if tally.counts["pair", "rows"] and data.checks.phi == "auto":
+        checks["phi"] = "error"
+    given = Facts(pool.facts, side, pairs)
+    leaked = _leaks(given, found, checks)
+    repeated = repeats(pool.facts)
+    for check, finder in REPEATS.items():
+        related = finder(given)
+        if check == "near_duplicate":
+            repeated["near"] = len(related.rows)
+        if checks[check] != "ignore":
+            found.relate(check, related.rows, related.others, related.detail)
+    report = {
+        "checks": _checks(pool, side, found, checks),
+        "lengths": lengths(pool.facts, side),
+        "limits": limits(pool.facts, data.max_length),
+        "leaks": leaked,
+        "parse": parse_report(tally),
+        "schema": schema_report(tally, schema is None),
+        "grounding": grounding_report(tally),
+        "fields": fields_report(tally),
+        "prompt": prompt_report(tally, norms),
+        "boilerplate": boilerplate_report(tally),
+        "phi": tally.of("phi"),
+        "scripts": scripts_report(tally),
+        "duplicates": repeated,
+        "pairs": tally.of("pair"),
+    }
+    return Inspection(report, found)
+
+
+def _leaks(given: Facts, found: Findings, checks: Mapping[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for check, name, leak, held in leaks(given):
+        if checks[check] != "ignore":
+            found.relate(check, leak.related.rows, leak.related.others, leak.related.detail)
+        rows = len(leak.held)
+        one = {"rows": rows, "share": rows / held, "named": len(leak.related.rows)}
+        made.setdefault(name, {"of": held})[check.removesuffix("_leak")] = one
+    return made
+
+
+def _checks(
+    pool: Pool, side: NDArray[np.int8], found: Findings, levels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    made = []
+    for check, meaning in CHECKS.items():
+        rows, examples = found.rows(check), []
+        for finding in found.first(check, SHOWN):
+            example = pool.example(finding.row)
+            examples.append(
+                {
+                    "id": example.id,
+                    "source": example.source,
+                    "split": SIDES[side[finding.row]],
+                    "detail": finding.detail,
+                }
+            )
+        made.append(
+            {
+                "name": check,
+                "level": levels[check],
+                "rows": rows,
+                "of": len(pool),
+                "share": rows / len(pool) if len(pool) else 0.0,
+                "meaning": meaning,
+                "examples": examples,
+            }
+        )
+    return made

@@ -1,0 +1,186 @@
+"""How prompts end: a cue that nearly all share, the kind of the last character, lengths at which many were cut."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tunesmith.data.inspect.row_view import RowView
+
+LEAST = 20  # prompts to know a habit by
+CUE_SHARE = 0.85  # of prompts that end with one of the cues
+USUAL_END = 0.05  # an ending that so many prompts have is no accident
+_BRANCH = 0.05  # of prompts that a cue of its own has
+_KEPT = 0.9  # a cue grows by a word as long as it keeps so many of its prompts
+_CUE_WORDS, _CUE_CHARACTERS = 8, 160
+_LAST_WORDS = re.compile(r"\S+\s*")
+_SENTENCE = frozenset(".!?…।॥。！？؟۔")
+_CLOSING = ")]}\"'”’»`*_"
+_OPEN = frozenset(",;-–—/&+([{\\“‘«=<")
+_SPIKE = 5  # prompts of one length, at least
+_SPIKE_TIMES = 8  # as many as at lengths beside it
+_FREQUENT_WORDS = 150
+MIDDLE = {"word": "with a word", "open": "with a sign that wants more", "digit": "with a number"}
+
+
+def end_kind(text: str) -> str:
+    """sentence, closed (bracket, quote), colon, open, digit, word, other or empty; `text` has no space at its end."""
+    inner = text.rstrip(_CLOSING)
+    if not inner:
+        return "other" if text else "empty"
+    last = inner[-1]
+    if last in _SENTENCE:
+        return "sentence"
+    if len(inner) < len(text):
+        return "closed"
+    if last == ":":
+        return "colon"
+    if last in _OPEN:
+        return "open"
+    if last.isdigit():
+        return "digit"
+    return "word" if last.isalpha() or unicodedata.category(last)[0] == "M" else "other"
+
+
+@dataclass(frozen=True)
+class PromptNorms:
+    """What prompts have in common. Picklable."""
+
+    cues: tuple[str, ...] = ()
+    """Longest first; empty where prompts share no ending."""
+    usual: frozenset[str] = frozenset()
+    """Kinds of ending that are no accident; empty where nothing can be said."""
+    hanging: frozenset[str] = frozenset()
+    """Frequent words that prompts never end with."""
+    spikes: frozenset[int] = frozenset()
+    """Lengths in characters that far more prompts have than their neighbours."""
+
+    @classmethod
+    def learn(cls, rows: Sequence[RowView]) -> PromptNorms:
+        """From training rows with a prompt."""
+        rows = [row for row in rows if row.ending]
+        if len(rows) < LEAST:
+            return cls()
+        cues = _cues([row.ending for row in rows])
+        bodies = [_without(row.ending, cues) for row in rows]
+        kinds = Counter(end_kind(body) for body in bodies)
+        usual = frozenset(kind for kind, times in kinds.items() if times >= USUAL_END * len(rows))
+        lengths = [
+            (length, row.ending)
+            for row, body in zip(rows, bodies, strict=True)
+            for length in _lengths(row, body)
+        ]
+        return cls(cues, usual, _hanging(rows, bodies), _spikes(lengths))
+
+    def cue(self, row: RowView) -> str | None:
+        """The cue that the prompt ends with."""
+        ending = row.ending
+        return next((cue for cue in self.cues if ending.endswith(cue)), None)
+
+    def missing_cue(self, row: RowView) -> str | None:
+        """What to look at, where the cue of the others is missing."""
+        if not self.cues or not row.ending or row.ending.endswith(self.cues):
+            return None
+        return f"ends {_tail(row.ending)}; the others end {' or '.join(_tail(cue) for cue in self.cues[:3])}"
+
+    def cut(self, row: RowView, cue: str | None) -> str | None:
+        """What to look at, where the prompt seems to be cut."""
+        ending = row.ending
+        if not ending:
+            return None
+        body = ending[: -len(cue)].rstrip() if cue else ending
+        if self.spikes:
+            for length in _lengths(row, body):
+                if length in self.spikes:
+                    return f"exactly {length} characters, as conspicuously many prompts have; ends {_tail(ending)}"
+        kind = end_kind(body)
+        if kind not in MIDDLE or not self.usual:
+            return None
+        if kind not in self.usual:
+            return f"ends {MIDDLE[kind]}, the others don't: {_tail(body)}"
+        if kind == "word" and self.hanging and _last_word(body) in self.hanging:
+            return f"ends with a word that never ends a prompt: {_tail(body)}"
+        return None
+
+
+def _cues(endings: Sequence[str]) -> tuple[str, ...]:
+    """Suffixes of whole words that together end at least CUE_SHARE of the prompts."""
+    suffixes: list[list[str]] = []
+    counts: Counter[str] = Counter()
+    children: dict[str, set[str]] = {}
+    for ending in endings:
+        tail = ending[-_CUE_CHARACTERS:]
+        starts = [word.start() for word in _LAST_WORDS.finditer(tail)][-_CUE_WORDS:]
+        if starts and len(ending) > len(tail) and len(starts) < _CUE_WORDS:
+            starts = starts[1:]  # its first word may be half of one
+        mine = [tail[start:] for start in reversed(starts)]
+        suffixes.append(mine)
+        counts.update(mine)
+    least = max(5.0, _BRANCH * len(endings))
+    for mine in suffixes:
+        for shorter, longer in pairwise(mine):
+            if counts[longer] >= least:
+                children.setdefault(shorter, set()).add(longer)
+    roots = {mine[0] for mine in suffixes if mine and counts[mine[0]] >= least}
+    cues = {cue for root in roots for cue in _grown(root, counts, children)}
+    cues = {cue for cue in cues if sum(letter.isalpha() for letter in cue) >= 3}
+    if sum(counts[cue] for cue in cues) < CUE_SHARE * len(endings):
+        return ()
+    return tuple(sorted(cues, key=lambda cue: (-len(cue), cue)))
+
+
+def _grown(cue: str, counts: Counter[str], children: dict[str, set[str]]) -> list[str]:
+    longer = children.get(cue, set())
+    if sum(counts[one] for one in longer) < _KEPT * counts[cue]:
+        return [cue]
+    return [grown for one in sorted(longer) for grown in _grown(one, counts, children)]
+
+
+def _without(ending: str, cues: tuple[str, ...]) -> str:
+    cue = next((cue for cue in cues if ending.endswith(cue)), "")
+    return ending[: len(ending) - len(cue)].rstrip()
+
+
+def _lengths(row: RowView, body: str) -> set[int]:
+    """Lengths that a limit in characters may have been put on: whole, without the instruction, without the cue."""
+    whole, before = len(row.ending), row.context
+    return {whole, whole - before, len(body), len(body) - before}
+
+
+def _spikes(lengths: Iterable[tuple[int, str]]) -> frozenset[int]:
+    texts: dict[int, set[int]] = {}
+    for length, text in lengths:
+        texts.setdefault(length, set()).add(
+            hash(text)
+        )  # rows with the same prompt have no spike of their own
+    counts = {length: len(found) for length, found in texts.items()}
+    found = set()
+    for length, times in counts.items():
+        beside = sum(counts.get(length + step, 0) for step in range(-10, 11) if step) / 20
+        if length > 60 and times >= max(_SPIKE, _SPIKE_TIMES * beside):
+            found.add(length)
+    return frozenset(found)
+
+
+def _hanging(rows: Sequence[RowView], bodies: Sequence[str]) -> frozenset[str]:
+    if len(rows) < 10 * LEAST:
+        return frozenset()
+    counts: Counter[str] = Counter()
+    for row in rows[:: max(1, len(rows) // 2000)]:
+        counts.update(row.asked_set)
+    seen = sum(1 for _ in rows[:: max(1, len(rows) // 2000)])
+    ends = Counter(_last_word(body) for body in bodies if end_kind(body) == "word")
+    frequent = [word for word, times in counts.most_common(_FREQUENT_WORDS) if times >= 0.1 * seen]
+    return frozenset(word for word in frequent if ends[word] < 0.005 * len(rows))
+
+
+def _last_word(text: str) -> str:
+    return text[-60:].split()[-1].lower() if text else ""
+
+
+def _tail(text: str) -> str:
+    return repr(text if len(text) <= 40 else "…" + text[-39:])

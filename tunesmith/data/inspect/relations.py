@@ -1,0 +1,157 @@
+"""Rows beside other rows: leaks across the split, duplicates and contradictions, by sorting hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.pool import hash_text
+
+SIDES = ("train", "validation", "test")
+ACROSS = ((1, 0), (2, 0), (2, 1))  # (held out, where it must not stand)
+_NO_DOCUMENT = np.uint64(hash_text(""))
+Rows = NDArray[np.int64]
+
+
+class Related(NamedTuple):
+    """Rows that a check names, the row that each is like, and what is said before that row's name."""
+
+    rows: Rows
+    others: Rows
+    detail: str
+
+
+class Leak(NamedTuple):
+    """Rows of a lower side (train) that must go, and the held-out rows that they give away."""
+
+    related: Related
+    held: Rows
+
+
+class Facts(NamedTuple):
+    """What the relations are made of."""
+
+    facts: NDArray[np.void]
+    side: NDArray[np.int8]
+    pairs: NDArray[np.int32]
+    """Near-duplicates [m, 2], Jaccard ≥ 0.8."""
+
+
+def exact_leak(given: Facts, held: int, other: int) -> Leak:
+    """The same prompt on both sides."""
+    return _shared(given, given.facts["prompt"], held, other, "its prompt stands in {side} too:")
+
+
+def group_leak(given: Facts, held: int, other: int) -> Leak:
+    """The same document on both sides."""
+    return _shared(
+        given, given.facts["document"], held, other, "its document stands in {side} too:", _NO_DOCUMENT
+    )
+
+
+def near_leak(given: Facts, held: int, other: int) -> Leak:
+    """Almost the same text on both sides, the prompt not being the same."""
+    first, second = given.pairs[:, 0].astype(np.int64), given.pairs[:, 1].astype(np.int64)
+    swapped = given.side[first] > given.side[second]
+    low, high = np.where(swapped, second, first), np.where(swapped, first, second)
+    prompts = given.facts["prompt"]
+    across = (given.side[low] == other) & (given.side[high] == held) & (prompts[low] != prompts[high])
+    rows, places = np.unique(low[across], return_index=True)
+    detail = f"almost the same stands in {SIDES[held]}:"
+    return Leak(Related(rows, high[across][places], detail), np.unique(high[across]))
+
+
+def duplicate(given: Facts) -> Related:
+    """The same prompt and answer on one side, again."""
+    key = given.facts["prompt"] * np.uint64(0x9E3779B97F4A7C15) + given.facts["answer"]
+    key = key * np.uint64(4) + given.side.astype(np.uint64)
+    order = np.argsort(key, kind="stable")
+    again = np.zeros(len(order), bool)
+    again[1:] = key[order][1:] == key[order][:-1]
+    first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
+    return Related(order[again], order[first[again]], "the same prompt and answer as")
+
+
+def near_duplicate(given: Facts) -> Related:
+    """Almost the same on one side, again; rows of one document and rows with one prompt are alike by design."""
+    first, second = given.pairs[:, 0].astype(np.int64), given.pairs[:, 1].astype(np.int64)
+    facts, side = given.facts, given.side
+    documents, prompts = facts["document"], facts["prompt"]
+    other_document = (documents[first] != documents[second]) | (documents[first] == _NO_DOCUMENT)
+    alike = (side[first] == side[second]) & (prompts[first] != prompts[second]) & other_document
+    low, high = np.minimum(first, second)[alike], np.maximum(first, second)[alike]
+    rows, places = np.unique(high, return_index=True)
+    return Related(rows, low[places], "almost the same as")
+
+
+def contradiction(given: Facts) -> Related:
+    """The same prompt with another answer, on whatever side."""
+    prompts, answers = given.facts["prompt"], given.facts["answer"]
+    order = np.lexsort((answers, prompts))
+    sorted_prompts, sorted_answers = prompts[order], answers[order]
+    new = np.ones(len(order), bool)
+    new[1:] = sorted_prompts[1:] != sorted_prompts[:-1]
+    starts = np.flatnonzero(new)
+    group = np.cumsum(new) - 1
+    last = np.append(starts[1:], len(order)) - 1
+    differ = sorted_answers[starts] != sorted_answers[last]
+    named = differ[group]
+    # sorted by answer: the first of a prompt's rows and the last have different ones
+    like_first = sorted_answers == sorted_answers[starts][group]
+    others = order[np.where(like_first, last[group], starts[group])]
+    rows = order[named]
+    return Related(rows, others[named], "the same prompt has another answer in")
+
+
+LEAKS: dict[str, Callable[[Facts, int, int], Leak]] = {
+    "exact_leak": exact_leak,
+    "near_leak": near_leak,
+    "group_leak": group_leak,
+}
+REPEATS: dict[str, Callable[[Facts], Related]] = {
+    "duplicate": duplicate,
+    "near_duplicate": near_duplicate,
+    "contradiction": contradiction,
+}
+
+
+def leaks(given: Facts) -> Iterator[tuple[str, str, Leak, int]]:
+    """(check, "validation in train", leak, held-out rows) of each check and pair of sides that has rows."""
+    counts = np.bincount(given.side, minlength=3)
+    for held, other in ACROSS:
+        if counts[held] and counts[other]:
+            for check, finder in LEAKS.items():
+                yield check, f"{SIDES[held]} in {SIDES[other]}", finder(given, held, other), int(counts[held])
+
+
+def repeats(facts: NDArray[np.void]) -> dict[str, Any]:
+    """How often prompts come again, all sides together."""
+    prompts, counts = np.unique(facts["prompt"], return_counts=True)
+    both = np.unique(facts[["prompt", "answer"]])
+    answers = np.unique(both["prompt"], return_counts=True)[1]
+    return {
+        "prompts": len(prompts),
+        "prompts_repeated": int((counts > 1).sum()),
+        "prompts_with_different_answers": int((answers > 1).sum()),
+        "exact": int(len(facts) - len(both)),
+    }
+
+
+def _shared(
+    given: Facts, keys: NDArray[np.uint64], held: int, other: int, detail: str, none: np.uint64 | None = None
+) -> Leak:
+    out = np.flatnonzero(given.side == held)
+    low = np.flatnonzero(given.side == other)
+    if none is not None:
+        out, low = out[keys[out] != none], low[keys[low] != none]
+    known, places = np.unique(keys[out], return_index=True)
+    if not len(known):
+        nothing = np.zeros(0, np.int64)
+        return Leak(Related(nothing, nothing, ""), nothing)
+    at = np.minimum(np.searchsorted(known, keys[low]), len(known) - 1)
+    hit = known[at] == keys[low]
+    related = Related(low[hit], out[places[at[hit]]], detail.format(side=SIDES[held]))
+    return Leak(related, out[np.isin(keys[out], keys[low])])
