@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("rows",),
     ("store",),
+    ("notify",),
     ("starter",),
     ("base",),
     ("kernels",),
@@ -52,7 +53,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # imported at the top of a file only in the rooms that compute
-HEAVY = {"accelerate", "bitsandbytes", "boto3", "deepspeed", "peft", "torch", "transformers", "triton"}
+HEAVY = {
+    "accelerate", "bitsandbytes", "boto3", "botocore", "deepspeed", "mlflow", "peft", "torch", "transformers", "triton",
+    "wandb",
+}  # fmt: skip
 COMPUTE = {
     "kernels",
     "model",

@@ -18,9 +18,7 @@ from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
-NOT_YET = tuple(
-    "init serve publish compare runs show plot table clean status logs cancel fetch sweep".split()
-)
+NOT_YET = tuple("serve publish compare status logs cancel fetch sweep".split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.SIGTERM, signal.default_int_handler
         )  # outside training too: stopped, and resumable
     try:
+        if isinstance(arguments.runs_dir, str) and arguments.verb not in (_runs, _show, _plot, _table):
+            raise TunesmithError(
+                "runs can only be looked at in S3", where="--runs-dir", fix="name a folder here"
+            )
         outcome |= arguments.verb(arguments)
         code = int(outcome.pop("exit", 0))  # a verb may have a list to give and still say no
     except TunesmithError as error:
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
     common.add_argument(
-        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs/)"
+        "--runs-dir", type=_place, default=Path("runs"), metavar="DIR", help="where runs lie (runs/)"
     )
     recipe = argparse.ArgumentParser(add_help=False, parents=[common])
     recipe.add_argument("recipe", type=Path, metavar="RECIPE")
@@ -86,11 +88,19 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(verb=verb)
         return one
 
+    one = add("init", _init, "look at rows, write a commented recipe for them")
+    one.add_argument("rows", type=Path, metavar="ROWS")
+    one.add_argument("--base", default="starter", metavar="ID", help="hub id or folder (starter)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="the recipe (named after the rows)")
+    one.add_argument("--force", action="store_true", help="write over FILE")
     one = add("check", _check, "look at recipe, files, rows and plan; no GPU needed", recipe)
     one.add_argument(
         "--show", type=_count, default=0, metavar="N", help="print N rows with learned tokens coloured"
     )
-    for flag in ("--gpu", "--price", "--on", "--reject-to"):
+    one.add_argument(
+        "--reject-to", type=Path, metavar="FILE", help="set bad rows aside here; the others are kept beside it"
+    )
+    for flag in ("--gpu", "--price", "--on"):
         one.add_argument(flag, default=None, help="not available yet in this version")
     for name, until, text in (
         ("run", "export", "prepare, train, evaluate, export; again: resume"),
@@ -127,16 +137,48 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("what", metavar="RECIPE|ID")
     one = add("doctor", _doctor, "what of this machine fits, each with the command that mends it")
     one.add_argument(
-        "--selftest", type=Path, metavar="RECIPE", help="prove template, packing, saving and learning on its base"
+        "--selftest",
+        type=Path,
+        metavar="RECIPE",
+        help="prove template, packing, saving and learning on its base",
     )
-    one.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="with --selftest")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="with --selftest"
+    )
     one.add_argument("--on", default=None, help="not available yet in this version")
+    _add_looks(add)
     add("schema", _schema, "the recipe's JSON schema, for editors")
     for name in NOT_YET:
         one = add(name, _not_yet, "(not available yet)")
         one.add_argument("rest", nargs="*")
         one.set_defaults(name=name)
     return parser
+
+
+def _add_looks(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
+    """Verbs that look at runs, and clean."""
+    one = add("runs", _runs, "the runs, newest first")
+    one.add_argument("what", nargs="?", choices=("list",), default="list", help="list")
+    one = add("show", _show, "how far a run is, what it found, and what to type next")
+    one.add_argument("run", metavar="RUN", help="folder, name under --runs-dir, latest, or s3://…")
+    for name, verb, text in (
+        ("plot", _plot, "loss, gap, learning rate, gradient norm and speed as a PNG"),
+        ("table", _table, "the logged steps as CSV or JSON"),
+    ):
+        one = add(name, verb, text)
+        one.add_argument("runs", metavar="RUN", nargs="+")
+        one.add_argument("--out", type=Path, metavar="FILE")
+        if name == "table":
+            one.add_argument("--format", choices=("csv", "json"), default="csv", help="csv")
+    one = add("clean", _clean, "remove checkpoints that a run no longer needs; asks first")
+    one.add_argument("run", metavar="RUN", nargs="?")
+    one.add_argument("--cache", action="store_true", help="remove prepared rows that no run shares any more")
+    one.add_argument("--yes", action="store_true", help="don't ask")
+
+
+def _place(text: str) -> Path | str:
+    """A folder, or an S3 address, which a Path would spoil."""
+    return text if text.startswith("s3://") else Path(text)
 
 
 def _count(text: str) -> int:
@@ -154,12 +196,18 @@ def _at_least_1(text: str) -> int:
 # ---- verbs; each imports what it needs
 
 
+def _init(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.init import init
+
+    return init(arguments.rows, arguments.base, arguments.out, arguments.force)
+
+
 def _check(arguments: argparse.Namespace) -> Result:
-    _refuse(arguments, ("gpu", "price", "on", "reject_to"))
+    _refuse(arguments, ("gpu", "price", "on"))
     recipe = _recipe(arguments)
     from tunesmith.verbs.check import check
 
-    return check(recipe, show=arguments.show)
+    return check(recipe, arguments.runs_dir, show=arguments.show, reject_to=arguments.reject_to)
 
 
 def _run(arguments: argparse.Namespace) -> Result:
@@ -222,6 +270,40 @@ def _doctor(arguments: argparse.Namespace) -> Result:
     from tunesmith.verbs.doctor import doctor
 
     return doctor(arguments.runs_dir)
+
+
+def _runs(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.runs import runs
+
+    return runs(arguments.runs_dir)
+
+
+def _show(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.show import show
+
+    return show(arguments.run, arguments.runs_dir)
+
+
+def _plot(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.plot import plot
+
+    return plot(arguments.runs, arguments.runs_dir, arguments.out)
+
+
+def _table(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.table import table
+
+    return table(arguments.runs, arguments.runs_dir, arguments.format, arguments.out)
+
+
+def _clean(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.clean import clean, clean_cache
+
+    if bool(arguments.run) == arguments.cache:
+        raise TunesmithError("what is to be cleaned?", fix="clean RUN, or clean --cache")
+    if arguments.cache:
+        return clean_cache(arguments.runs_dir, arguments.yes)
+    return clean(arguments.run, arguments.runs_dir, arguments.yes)
 
 
 def _schema(arguments: argparse.Namespace) -> Result:

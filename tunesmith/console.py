@@ -55,6 +55,15 @@ def warn(text: str) -> None:
     note(f"warning: {text}")
 
 
+def ask(question: str) -> bool | None:
+    """A yes or a no from the terminal; None where there is nobody to ask."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout: first column left, numbers right."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -69,10 +69,12 @@ class Stage:
 
 def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
-    from tunesmith.data.prepare import source_files
+    from tunesmith.data.cache import module_hash
+    from tunesmith.data.sources import resolve_sources, source_files
     from tunesmith.tokenizer_files import TOKENIZER_FILES
 
     inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
+    inputs["task"] = recipe.evaluate.task  # whose parser the data checks use
     for name, path in source_files(recipe.data).items():
         inputs[f"{name} rows" if name != "schema" else name] = (
             sha256_file(path) if path.is_file() else "missing"
@@ -83,7 +85,9 @@ def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     for path in files:
         if path.is_file():
             inputs[path.name] = sha256_file(path)
-    if "starter" in (recipe.data.train, recipe.data.validation, recipe.data.test):
+    if own := module_hash(recipe.data.processor):
+        inputs["processor"] = own
+    if any(source.path is None for source in resolve_sources(recipe.data)):
         folder = Path(tunesmith.__file__).parent / "starter"
         inputs["starter rows"] = sha256_file(folder / "reports.py") + sha256_file(folder / "values.py")
     return inputs
@@ -208,7 +212,11 @@ def require_same(recipe: Recipe, run: Run, inputs: Mapping[str, str] | None = No
         return
     changes = _differences(stored["recipe"], _fixed(recipe))
     if inputs is not None:
-        rows = {key: value for key, value in stored["rows"].items() if key not in ("model", "data", "seed")}
+        rows = {
+            key: value
+            for key, value in stored["rows"].items()
+            if key not in ("model", "data", "seed", "task")
+        }
         changes += [f"{key}: the file has changed" for key, value in rows.items() if inputs.get(key) != value]
     if changes:
         listing = "\n".join(f"  {change}" for change in changes)
@@ -224,7 +232,15 @@ def _has_trained(run: Run) -> bool:
 
 
 # may change between a stop and its resume: how a step is laid out in memory, and what is kept, not what is computed
-_FREE = ("train.micro_batch", "train.memory", "train.recompute", "train.keep", "train.notify")
+_FREE = (
+    "train.micro_batch",
+    "train.memory",
+    "train.recompute",
+    "train.keep",
+    "train.trackers",
+    "train.notify",
+    "data.checks",  # levels: they judge rows, and change none
+)
 
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
@@ -232,7 +248,7 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
     flat: dict[str, Any] = {"seed": recipe.seed}
     for name in ("model", "data", "tune", "train"):
         flat |= _flatten(name, getattr(recipe, name).model_dump(mode="json", by_alias=True))
-    return {key: value for key, value in flat.items() if key not in _FREE}
+    return {key: value for key, value in flat.items() if not key.startswith(_FREE)}
 
 
 def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

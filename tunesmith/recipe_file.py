@@ -27,8 +27,6 @@ NOT_YET: dict[str, tuple[object, ...]] = {
     "train.engine": ("auto", "reference"),
     "train.fp8": (False,),
     "train.parallel": ("none",),
-    "train.trackers": ([], ["tensorboard"]),
-    "train.notify": (None,),
     "evaluate.prompts": ([],),
     "evaluate.metrics": ([],),
     "evaluate.constrained": (False,),

@@ -13,9 +13,9 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tunesmith.errors import AccessError, OutOfRoom, ProofFailed, RunLocked, TunesmithError
 from tunesmith.lookup import nearest
@@ -58,6 +58,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lock(handle: TextIO) -> None:
+    """BlockingIOError where another holds it for longer than `runs` and `show` do, which look for an instant."""
+    for _ in range(3):
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class Run:
     """Paths, stamps, proofs and state of one run folder."""
 
@@ -98,7 +107,7 @@ class Run:
             ) from None
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(handle)
             except BlockingIOError:
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"

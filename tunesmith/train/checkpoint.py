@@ -114,7 +114,7 @@ class Checkpoints:
     def at(self, step: int) -> Checkpoint | None:
         """The checkpoint of a step; None, with a warning, when it doesn't match its manifest."""
         folder = self.folder / _name(step)
-        problem = self._problem(folder)
+        problem = self.problem(folder)
         if problem is None:
             return Checkpoint(folder, step, json.loads((folder / STATE).read_text(encoding="utf-8")))
         aside = self.folder / f"broken-{folder.name}-{uuid.uuid4().hex[:8]}"
@@ -123,7 +123,8 @@ class Checkpoints:
         console.warn(f"checkpoint {folder.name} is not usable ({problem}); set aside as {aside.name}")
         return None
 
-    def _problem(self, folder: Path) -> str | None:
+    def problem(self, folder: Path) -> str | None:
+        """Why a published checkpoint can't be used; None: it is whole and of this run."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["run"] != self.run:

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl (deterministic), timing.jsonl (not), TensorBoard.
+"""What a run writes while it trains: metrics.jsonl (deterministic), timing.jsonl (not), TensorBoard, other trackers.
 
 On resume all three are cut back to the resumed step, so a killed and resumed run leaves the same metrics.jsonl,
 byte for byte, as one that was never killed.
@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,29 +19,32 @@ from typing import TYPE_CHECKING, Any, TextIO
 import torch
 
 from tunesmith import console
+from tunesmith.errors import Stopped
 from tunesmith.run import Run, write_atomic
+from tunesmith.train.tracker import CURVES, Outcome
+from tunesmith.train.trackers import Tracked
+from tunesmith.view.logged import logged
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 GIB = 2**30
-_CURVES = {
-    "loss": "loss/train",
-    "validation_loss": "loss/validation",
-    "learning_rate": "learning_rate",
-    "gradient_norm": "gradient_norm",
-}
 
 
 class Log:
     """`metrics(line)` once a logged step. Lines after step `keep` are dropped at the start."""
 
-    def __init__(self, run: Run, *, keep: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self, run: Run, *, keep: int, device: torch.device, trackers: Sequence[Tracked] = ()
+    ) -> None:
+        self._device, self._trackers = device, trackers
         self._metrics = _reopen(run.metrics_file, keep)
         self._timing = _reopen(run.timing_file, keep)
         self._board = _board(run.tensorboard, keep)
         self._begin, self._tokens = time.monotonic(), 0
+        known = logged({run.name: run})[1] if trackers else []
+        for tracked in trackers:
+            tracked.begin(known)
 
     def __enter__(self) -> Log:
         return self
@@ -49,6 +52,8 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for tracked in self._trackers:
+            tracked.close(_outcome(error))
         for file in (self._metrics, self._timing, self._board):
             # on a full disk closing fails too: the first error is the one to tell
             with suppress(OSError) if error else nullcontext():
@@ -59,6 +64,15 @@ class Log:
         """Time counts from here; `tokens` have been seen before."""
         self._begin, self._tokens = time.monotonic(), tokens
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """A validation or a checkpoint: its time counts for no step."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._begin += time.monotonic() - begin
+
     def metrics(self, line: Mapping[str, Any]) -> float:
         """Writes a line with `step`, and the time since the last one; returns tokens per second."""
         _write(self._metrics, line)
@@ -66,15 +80,15 @@ class Log:
         self._begin, self._tokens = time.monotonic(), line["tokens"]
         speed: float = tokens / max(seconds, 1e-9)
         timing = {"step": line["step"], "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)}
-        _write(
-            self._timing,
-            timing | {"memory_gib": round(peak_memory(self._device) / GIB, 3), "time": time.time()},
-        )
+        timing |= {"memory_gib": round(peak_memory(self._device) / GIB, 3), "time": time.time()}
+        _write(self._timing, timing)
+        whole = {**line, **timing}
         if self._board is not None:
-            for key, tag in _CURVES.items():
-                if line[key] is not None:
-                    self._board.add_scalar(tag, line[key], line["step"])
-            self._board.add_scalar("tokens_per_second", speed, line["step"])
+            for key, tag in CURVES.items():
+                if whole[key] is not None:
+                    self._board.add_scalar(tag, whole[key], line["step"])
+        for tracked in self._trackers:
+            tracked.log(whole)
         return speed
 
     def sync(self) -> None:
@@ -94,6 +108,12 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    if error is None:
+        return "finished"
+    return "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
 
 
 def _write(file: TextIO, line: Mapping[str, Any]) -> None:

@@ -89,7 +89,8 @@ class Loop:
         self.stepper.settle()  # a broken model is not worth a validation
         self.stepper.now = f"validation at step {self.stepper.state.step}"
         engine, plan = self.stepper.engine, self.stepper.plan
-        loss = validation_loss(engine, rows, plan, self._stopping)
+        with self.log.apart():
+            loss = validation_loss(engine, rows, plan, self._stopping)
         if loss is not None and not math.isfinite(loss):
             step = self.stepper.state.step
             numbers = self.stepper.order.numbers(step).tolist()
@@ -129,11 +130,12 @@ class Loop:
         self.stepper.settle()
         self.log.sync()
         state, parameters = self.stepper.state, self.stepper.engine.parameters
-        self.checkpoints.save(
-            {**state.to_json(), **self.record, "order_sha256": self.stepper.order.sha256(state.step)},
-            {"weights": parameters.views, "optimizer": self.stepper.optimizer.tensors()},
-            best_step=state.best_step,
-        )
+        with self.log.apart():
+            self.checkpoints.save(
+                {**state.to_json(), **self.record, "order_sha256": self.stepper.order.sha256(state.step)},
+                {"weights": parameters.views, "optimizer": self.stepper.optimizer.tensors()},
+                best_step=state.best_step,
+            )
 
     def _leave(self) -> NoReturn:
         """Checkpoints where the newest one is older, and stops."""

@@ -29,6 +29,7 @@ from tunesmith.train.schedule import Schedule
 from tunesmith.train.signals import StopRequest
 from tunesmith.train.state import State
 from tunesmith.train.step import Stepper
+from tunesmith.train.trackers import open_trackers
 
 
 def train(recipe: Recipe, run: Run) -> None:
@@ -135,7 +136,8 @@ def _train(
         last_good=lambda: max(checkpoints.steps(), default=None),
     )
     validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
-    with Log(run, keep=state.step if state.closed else state.step - 1, device=device) as log:
+    keep = state.step if state.closed else state.step - 1
+    with Log(run, keep=keep, device=device, trackers=open_trackers(recipe, run)) as log:
         record = {"environment": now, "resumes": history}
         Loop(settings, run, stepper, validation, checkpoints, record, log, stop).train()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunesmith import console
+from tunesmith import console, notify
 from tunesmith.errors import RecipeError
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
+from tunesmith.train import trackers
 
 
 def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> dict[str, Any]:
@@ -23,11 +24,14 @@ def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> di
             where="data",
             fix="set some aside (data.split.test: 0.1), give data.test, or stop at the adapter: --until train",
         )
+    notify.require(recipe.train.notify)
+    trackers.require(recipe)
     folder = open_run(recipe, runs_dir, fork)
     with folder.lock(), console.log_to(folder.log_file):
         claim(recipe, folder, text)
         console.note(f"run {folder.path}")
-        advance(recipe, folder, until)
+        with notify.told(folder, recipe.train.notify):
+            advance(recipe, folder, until)
         return _outcome(folder)
 
 

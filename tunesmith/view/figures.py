@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.run import write_atomic
 from tunesmith.statistics import Interval
 from tunesmith.view.series import Series, best
 
@@ -39,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 
 def loss_curves(series: Mapping[str, Series]) -> Figure:
     """Training and validation loss over steps, the gap between them shaded, the best checkpoint marked."""
-    with _style():
+    with style():
         figure, axes = _figure(_WIDTH, 3.0)
         loss, validation = series["loss"], series.get("validation_loss")
         axes.plot(
@@ -47,7 +48,7 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
         )
         smooth = loss.values
         if len(loss.steps) > 60:
-            smooth = _smoothed(loss.values, window=max(3, len(loss.steps) // 40))
+            smooth = smoothed(loss.values, window=max(3, len(loss.steps) // 40))
             axes.plot(loss.steps, smooth, color=BLUE, label="training, smoothed")
         if validation is not None:
             axes.plot(
@@ -77,7 +78,7 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
             )
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per token")
-        _frame_losses(axes, [*smooth, *(validation.values if validation else [])])
+        frame_losses(axes, [*smooth, *(validation.values if validation else [])])
         axes.legend(loc="upper right", ncols=3)
     return figure
 
@@ -85,7 +86,7 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
 def step_curves(series: Mapping[str, Series]) -> Figure:
     """Learning rate, gradient norm and speed: what a step was like."""
     names = [name for name in ("learning_rate", "gradient_norm", "tokens_per_second") if name in series]
-    with _style():
+    with style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(_WIDTH, 1.8))
@@ -103,7 +104,7 @@ def step_curves(series: Mapping[str, Series]) -> Figure:
 def intervals(scores: Mapping[str, Mapping[str, Interval]], metrics: Sequence[str]) -> Figure:
     """Each metric of each system as a dot with its 95 % interval. All metrics lie between 0 and 1."""
     systems = list(scores)
-    with _style():
+    with style():
         figure, axes = _figure(_WIDTH, 0.6 + (0.11 * len(systems) + 0.12) * len(metrics))
         for number, system in enumerate(systems):
             colour = SYSTEM_COLOURS.get(system) or _OTHER_COLOURS[number % len(_OTHER_COLOURS)]
@@ -130,7 +131,7 @@ def intervals(scores: Mapping[str, Mapping[str, Interval]], metrics: Sequence[st
 def outcomes(fields: Mapping[str, Mapping[str, int]]) -> Figure:
     """What became of each field's gold values, as shares; to the right, values given where the gold is null."""
     names = list(fields)
-    with _style():
+    with style():
         figure, axes = _figure(_WIDTH, 0.75 + 0.27 * len(names))
         for row, name in enumerate(names):
             total = sum(fields[name][verdict] for verdict in ("match", "partly", "wrong", "missed"))
@@ -187,14 +188,17 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def png(figure: Figure, path: Path) -> None:
-    """The figure as a PNG file on white."""
+    """The figure as a PNG file on white, whole or not at all."""
     import matplotlib
 
+    buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(path, format="png", dpi=160, facecolor="white")
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    write_atomic(path, buffer.getvalue())
 
 
-def _style() -> AbstractContextManager[Any]:
+def style() -> AbstractContextManager[Any]:
+    """What all figures share: fonts, colours, grid."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
@@ -207,12 +211,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _smoothed(values: Sequence[float], window: int) -> list[float]:
+def smoothed(values: Sequence[float], window: int) -> list[float]:
     """Mean of the last `window` values."""
     return [sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 
 
-def _frame_losses(axes: Axes, values: Sequence[float]) -> None:
+def frame_losses(axes: Axes, values: Sequence[float]) -> None:
     """Keeps a few wild first steps from flattening the rest."""
     ordered = sorted(value for value in values if value == value)
     if not ordered:
