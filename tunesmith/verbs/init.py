@@ -1,0 +1,224 @@
+"""init: looks at rows, says what it sees and why, and writes a commented recipe that `check` takes at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith import console
+from tunesmith.base import resolve
+from tunesmith.data.inspect.phi import personal
+from tunesmith.data.inspect.scripts import main_script, script_letters
+from tunesmith.data.look import Look, answers_of, look, repeated_prompts, same_way
+from tunesmith.errors import AccessError, RecipeError
+from tunesmith.recipe import Model
+from tunesmith.recipe_file import load_recipe
+from tunesmith.run import write_atomic
+from tunesmith.store import hub
+from tunesmith.tasks.json_answer import read_object
+from tunesmith.tokenizer_files import TOKENIZER_FILES
+from tunesmith.verbs.init_recipe import Findings, Lengths, recipe_text
+
+_WORDS = {
+    "validation": ("validation", "valid", "val", "development", "devel", "dev"),
+    "test": ("test", "testing"),
+}
+_TRAIN = re.compile(r"train(?:ing)?", re.IGNORECASE)
+_SHOWN = 3
+
+
+def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]:
+    """Writes the recipe; nothing is downloaded unless `base` is a hub id, of which the tokenizer is needed."""
+    name = _name(rows)
+    out = out or Path(f"{name}.yaml")
+    _may_write(out, force)
+    seen = look(rows)
+    others = _beside(rows, seen)
+    task, unparsable = _task(seen)
+    lengths, positions = _lengths(base, [seen, *others.values()])
+    found = Findings(
+        name=name,
+        out=out,
+        base=base,
+        seen=seen,
+        others=others,
+        task=task,
+        lengths=lengths,
+        positions=positions,
+        script=_script(seen),
+    )
+    _say_what(found)
+    expected = [*_wrong(seen, others, unparsable)]
+    for line in expected:
+        console.warn(line)
+    write_atomic(out, recipe_text(found).encode("utf-8"))
+    load_recipe(out)
+    console.say(f"wrote     {out}: each value with its reason; read it once")
+    if expected:
+        console.say(
+            "first     `check` will end with what is said above: mend the rows, or set its level in data.checks"
+        )
+    console.say(f"next      tunesmith check {out}\n          tunesmith run {out}")
+    return {"recipe": str(out)}
+
+
+def _name(rows: Path) -> str:
+    """A name for the run folder, from the file's: medquad_qa.jsonl → medquad-qa."""
+    stem = rows.name.split(".")[0] if not rows.name.startswith(".") else rows.stem
+    words = re.findall(r"[A-Za-z0-9]+", stem)
+    name = "-".join(words).lower()
+    return name if name and name not in ("train", "data", "rows", "training") else _of_folder(rows, name)
+
+
+def _of_folder(rows: Path, name: str) -> str:
+    """train.jsonl is no name: its folder has one."""
+    folder = "-".join(re.findall(r"[A-Za-z0-9]+", rows.absolute().parent.name)).lower()
+    return folder or name or "my-task"
+
+
+def _may_write(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise AccessError(f"{out} is a folder", where="--out", fix="give the name of a .yaml file")
+    if out.exists() and not force:
+        raise AccessError(
+            f"{out} exists already", where="--out", fix="--out ANOTHER.yaml, or --force to write over it"
+        )
+    if not out.absolute().parent.is_dir():
+        raise AccessError(f"there is no folder {out.parent}", where="--out", fix=f"mkdir -p {out.parent}")
+
+
+# ---- what is seen
+
+
+def _beside(rows: Path, seen: Look) -> dict[str, Look]:
+    """Files that lie beside train.… and are named the same but for the split, where their rows can be read alike."""
+    if not _TRAIN.search(rows.name):
+        return {}
+    names = {one.name.lower(): one for one in sorted(rows.absolute().parent.iterdir())}
+    found: dict[str, Look] = {}
+    for split, words in _WORDS.items():
+        for word in words:
+            one = names.get(_TRAIN.sub(word, rows.name).lower())
+            other = same_way(rows.parent / one.name, seen) if one else None
+            if other:
+                found[split] = other
+                break
+    return found
+
+
+def _task(seen: Look) -> tuple[str, int]:
+    """extraction where answers are JSON objects; and how many of them are none then."""
+    answers = [answer for answer in answers_of(seen) if answer.strip()]
+    objects = sum(read_object(answer).value is not None for answer in answers)
+    if answers and 2 * objects > len(answers):
+        return "extraction", len(answers) - objects
+    return "text", 0
+
+
+def _lengths(base: str, seen: list[Look]) -> tuple[Lengths, int | None]:
+    """Tokens of every example that was looked at, by the base's own tokenizer; and the model's positions."""
+    from tunesmith.contract import Contract
+
+    folder, config = _tokenizer(base)
+    contract = Contract.make(folder, instruction_role=seen[0].manner.instruction_role)
+    examples = [example for one in seen for example in one.examples]
+    counted = [
+        len(made.ids)
+        for start in range(0, len(examples), 512)
+        for made in contract.encode_batch(examples[start : start + 512])
+        if not isinstance(made, Exception)
+    ]
+    if not counted:
+        raise RecipeError("no row fits the base's chat template", where="--base", fix="another base")
+    p50, p90, p99 = (int(np.percentile(counted, q, method="inverted_cdf")) for q in (50, 90, 99))
+    positions = config.get("max_position_embeddings")
+    return Lengths(p50, p90, p99, max(counted), counted), positions if isinstance(positions, int) else None
+
+
+def _tokenizer(base: str) -> tuple[Path, dict[str, Any]]:
+    """Folder with the base's tokenizer, and its config; of a hub model only these files are downloaded."""
+    if base == "starter" or Path(base).is_dir() or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        found = resolve(Model(base=base))
+        return found.tokenizer_folder, found.config
+    folder, _ = hub.fetch(base, None, None, (*TOKENIZER_FILES, "config.json"))
+    return folder, json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def _script(seen: Look) -> str | None:
+    """The script of nearly all answers, where it is not Latin."""
+    mains = [main_script(script_letters(answer)) for answer in answers_of(seen)[:2000]]
+    written = [main for main in mains if main]
+    if not written:
+        return None
+    first = max(set(written), key=lambda one: (written.count(one), one))
+    return first if first != "Latin" and written.count(first) >= 0.9 * len(written) else None
+
+
+# ---- what is said
+
+
+def _say_what(found: Findings) -> None:
+    seen = found.seen
+    part = "" if seen.whole else f", {len(seen.examples)} of them looked at"
+    console.say(f"rows      {seen.path}: {seen.rows}{part}")
+    for split, other in found.others.items():
+        console.say(f"          {other.path}: {other.rows}, taken as {split} rows")
+    console.say(f"format    {seen.format.value}: {seen.format.why}")
+    if seen.guessed:
+        console.warn(f"a guess: {seen.guessed}")
+    if seen.role:
+        console.say(f"role      {seen.role.value}: {seen.role.why}")
+    console.say(
+        f"task      {found.task}: "
+        + ("the answers are JSON objects" if found.task == "extraction" else "the answers are texts")
+    )
+    for key, choice in (("group", seen.group), ("stratify", seen.stratify)):
+        if choice:
+            console.say(f"{key:9} {choice.value}: {choice.why}")
+    lengths = found.lengths
+    console.say(
+        f"tokens    half of the rows up to {lengths.p50}, 90 % up to {lengths.p90}, 99 % up to {lengths.p99}, "
+        f"longest {lengths.longest} (tokenizer of {found.base})"
+    )
+    if found.script:
+        console.say(f"script    {found.script}: an answer in another one will be an error")
+
+
+def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
+    """What `check` will stop at."""
+    found: list[str] = []
+    for one in (seen, *others.values()):
+        name = one.path.name
+        if one.bad:
+            listing = "\n  ".join(one.bad[:_SHOWN])
+            found.append(f"{len(one.bad)} rows of {name} can't be used:\n  {listing}")
+        empty = sum(not answer.strip() for answer in answers_of(one))
+        if empty:
+            found.append(f"{empty} rows of {name} have an empty answer (check empty_answer)")
+    if unparsable:
+        found.append(f"{unparsable} answers are no JSON object, the others are (check unparsable)")
+    for split, other in others.items():
+        if repeated := repeated_prompts(seen, other):
+            found.append(
+                f"{repeated} {split} prompts stand in {seen.path.name} to the letter (check exact_leak)"
+            )
+    if seen.manner.format in ("messages", "sharegpt", "preference"):
+        hits = [
+            example.source
+            for one in (seen, *others.values())
+            for example in one.examples
+            if _personal(example)
+        ]
+        if hits:
+            found.append(
+                f"{len(hits)} rows hold what looks like a phone number, mail or address (check phi): {hits[0]}"
+            )
+    return found
+
+
+def _personal(example: Any) -> bool:
+    return any(personal(turn.content) for turn in example.messages)
