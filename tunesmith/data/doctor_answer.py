@@ -14,7 +14,7 @@ _TREATMENT = (
 )
 _OTHER = (
     r"symptoms?|signs and symptoms|causes?|risk factors|prevention|prognosis|outlook|follow[- ]?up|history|"
-    r"summary|overview|complications?|disclaimer|notes?|references?|related questions?"
+    r"summary|overview|complications?|disclaimer|references?|related questions?"
 )
 _MARKS = r"[ \t>*_#\-•]*(?:\d{1,2}[.)][ \t]*)?"  # list marks and markdown before a heading
 _NAMES = rf"(?:(?P<diagnosis>{_DIAGNOSIS})|(?P<treatment>{_TREATMENT})|(?P<other>{_OTHER}))"
@@ -45,8 +45,9 @@ _ASIDE = _any_of(
     r"for more information|see also|medlineplus|website|dictionary|https?:|\bclick\b|\blinks?\b",
 )
 _TEST = (
-    r"\b(?:x-?rays?|ultrasound|ultrasonography|ct scans?|mri|scans?|biops(?:y|ies)|blood tests?|cbc|cultures?|endoscopy|"
-    r"colonoscopy|ecg|ekg|echocardiogra\w+|lab(?:oratory)? tests?|genetic testing|physical exam(?:ination)?)\b"
+    r"\b(?:x-?rays?|ultrasound|ultrasonography|ct scans?|mri|scans?|biops(?:y|ies)|blood tests?|cbc|cultures?|"
+    r"endoscopy|colonoscopy|ecg|ekg|echocardiogra\w+|lab(?:oratory)? tests?|genetic testing|"
+    r"physical exam(?:ination)?)\b"
 )
 _TESTING = (
     r"\b(?:get|do|go for|need|needs|order(?:ed|s)?|advise|recommend|suggest|should|must|confirm\w*|detect\w*|"
@@ -61,7 +62,8 @@ _DIAGNOSES = _any_of(
     r"\bdiagnosed (?:by|with|based|through|on|from|when|if|as|using)\b",
     r"\b(?:the|clinical|laboratory|a|my|provisional|differential|likely|early|definitive) diagnos[ie]s\b",
     r"\bdiagnosis (?:is|of|can|may|requires|depends|should)\b|\bto diagnose\b|\bdiagnose (?:it|this|the)\b",
-    r"\byou (?:may|might|could|probably|likely|most likely|seem to|appear to) (?:have|be (?:having|suffering))\b",
+    r"\byou (?:may|might|could|probably|likely|most likely|seem to|appear to) "
+    r"(?:have(?! no\b)|be (?:having|suffering))\b",
     r"\b(?:it|this|that|these|they|your \w+(?: \w+)?) (?:also )?(?:seems?|looks?|appears?|sounds?) (?:like|to be)\b",
     r"\b(?:suggestive|indicative) of\b|\b(?:suggests?|indicates?) (?:that )?(?:you|an?|the)\b|\bconsistent with\b",
     r"\b(?:it|this|that|these|they|your \w+(?: \w+)?) (?:is|are|was|were|could be|may be|might be|can be) "
@@ -71,15 +73,17 @@ _DIAGNOSES = _any_of(
 )
 _ADVISES = _any_of(
     r"\bI(?:'d| would| will| shall| can)? (?:also |strongly |only )?(?:advise|suggest|recommend|prescribe)\b",
-    r"\byou (?:should|need to|must|have to)\b|\byou (?:can|may) (?:also )?(?:take|use|try|need|apply|start)\b",
-    r"^\W*(?:(?:please|kindly|also|then|\d[.)])\s+)?(?:take|apply|use|avoid|start|stop|drink|eat|consult|visit|see an?|"
-    r"see your|try|go for|keep|continue|maintain|rest|follow|restrict|reduce|increase|wash|do not|don't)\b",
+    r"\byou (?:should|need to(?! be)|must|have to(?! be))\b",
+    r"\byou (?:can|may) (?:also )?(?:take|use|try|need|apply|start)\b",
+    r"^\W*(?:(?:please|kindly|also|then|\d[.)])\s+)?(?:take|apply|use|avoid|start|stop|drink|eat|consult|visit|"
+    r"see an?|see your|try|go for|keep|continue|maintain|rest|follow|restrict|reduce|increase|wash|do not|don't)\b",
     r"\b(?:tab(?:let)?s?|cap(?:sule)?s?|syrup|ointment|cream|\d+(?:\.\d+)? ?(?:mg|mcg|ml)(?!/))\b.*"
     r"\b(?:daily|once|twice|thrice|times|a day|hours|hourly|night|meals?|food)\b",
 )
 _TREATS = _any_of(
     r"\btreated (?:with|by|using|successfully|on)\b|\btreat(?:s|ing)? (?:it|this|the|these)\b",
-    r"\btreatments? (?:is|are|may|can|should|includes?|consists?|involves?|of choice|depends|options?|for|with|usually)\b",
+    r"\btreatments? (?:is|are|may|can|should|includes?|consists?|involves?|of choice|depends|options?|for|with|"
+    r"usually)\b",
     r"\b(?:no|symptomatic|supportive|standard|specific|effective|surgical|medical|initial|immediate) "
     r"(?:\w+ )?(?:treatments?|cures?|therap(?:y|ies))\b",
     r"\b(?:therap(?:y|ies)|surger(?:y|ies)|antibiotics?|medic(?:ines?|ations?)|painkillers?|steroids?) "

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NoReturn, cast
 
 from tunesmith.data.batch import LinesBatch, Placed, RawBatch
 from tunesmith.data.json_array import read_json
@@ -128,7 +128,7 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise AccessError(f"{path} can't be read: {error.strerror or error}", where=str(path)) from None
 
 
-def _no_file(path: Path) -> None:
+def _no_file(path: Path) -> NoReturn:
     near = nearest(path.name, [one.name for one in path.parent.glob("*")] if path.parent.is_dir() else [])
     raise AccessError(
         f"there is no file {path}" + (f"; did you mean {path.parent / near}?" if near else ""),

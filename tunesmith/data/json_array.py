@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from tunesmith.data.batch import LinesBatch, ParsedBatch, RawBatch
 from tunesmith.errors import RowError
@@ -127,7 +127,7 @@ class _Window:
             self.at = end
             return value
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         """Raises the RowError that says where reading ended."""
         at = min(self.at, len(self.text))
         line = self._line + self.text.count("\n", 0, at)

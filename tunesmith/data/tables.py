@@ -64,7 +64,7 @@ def _read(file: IO[bytes], name: str, size: int, delimiter: str) -> Iterator[Raw
         if lines.torn:
             row = f"not UTF-8 (line {lines.torn}); save the file as UTF-8"
             lines.torn = 0
-        if not row:  # a blank line
+        if not row or (len(row) == 1 and row[0].isspace() and len(columns or ()) != 1):  # a blank line
             continue
         if columns is None:
             if isinstance(row, str):
