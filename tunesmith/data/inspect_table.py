@@ -9,11 +9,12 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.data.inspect_words import (
+    Report,
     count,
     detail,
     findings,
+    ignored,
     next_steps,
-    of_level,
     one_line,
     percent,
     plural,
@@ -26,24 +27,25 @@ NARROWEST, WIDEST = 60, 110
 _LABEL = 20  # the first column
 
 
-def show(inspection: Mapping[str, Any], *, max_length: int, recipe: str = "RECIPE") -> None:
-    """Prints the inspection, as wide as the terminal is."""
+def say_report(report: Report, *, max_length: int | None = None, recipe: str = "RECIPE") -> None:
+    """Prints the inspection in data/report.json's content, as wide as the terminal is."""
     width = shutil.get_terminal_size((80, 24)).columns
-    console.say("\n".join(report_lines(inspection, max_length=max_length, recipe=recipe, width=width)))
+    console.say("\n".join(report_lines(report, max_length=max_length, recipe=recipe, width=width)))
 
 
 def report_lines(
-    inspection: Mapping[str, Any], *, max_length: int, recipe: str = "RECIPE", width: int = 80
+    report: Report, *, max_length: int | None = None, recipe: str = "RECIPE", width: int = 80
 ) -> list[str]:
     """The lines of the table, none wider than `width` columns but what is there to be typed."""
     width = min(max(width, NARROWEST), WIDEST)
+    inspection = report["inspection"]
     parts = [
         list(_lengths(inspection["lengths"])),
         list(_limits(inspection["limits"], max_length, width)),
         list(_leaks(inspection["leaks"])),
         list(_answers(inspection, width)),
         list(_findings(inspection, width)),
-        [*_wrapped(verdict(inspection)[1], width), *_steps(inspection["checks"], recipe, width)],
+        [*_wrapped(verdict(report)[1], width), *_steps(report, recipe, width)],
     ]
     lines = [line for part in parts if part for line in ["", *part]]
     return lines[1:]
@@ -65,7 +67,7 @@ _LEAK_COLUMNS = (15, 15, 15, 12)
 _CHECK_COLUMNS = (5, 9, 9, 8)
 
 
-def _limits(limits: Sequence[Mapping[str, Any]], max_length: int, width: int) -> Iterator[str]:
+def _limits(limits: Sequence[Mapping[str, Any]], max_length: int | None, width: int) -> Iterator[str]:
     over = [one for one in limits if one["over"]]
     if over:
         yield _row("", ["", "answer", "cue", "answer", "answer"], _LIMIT_COLUMNS)
@@ -80,19 +82,20 @@ def _limits(limits: Sequence[Mapping[str, Any]], max_length: int, width: int) ->
         )
     free = min((one["limit"] for one in limits if not one["over"]), default=None)
     if free is not None:
-        yield from _wrapped(
-            f"no row is over {count(free)} tokens; data.max_length is {count(max_length)}", width
-        )
+        own = f"; data.max_length is {count(max_length)}" if max_length else ""
+        yield from _wrapped(f"no row is over {count(free)} tokens{own}", width)
 
 
 def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
-    if not leaks:
-        return
-    yield _row("leaks", ["exact", "near", "group", "most alike"], _LEAK_COLUMNS)
+    alike = {name: (one.get("similarity") or {}).get("max") for name, one in leaks.items()}
+    known = any(most is not None for most in alike.values())
+    columns = _LEAK_COLUMNS if known else _LEAK_COLUMNS[:-1]
+    if leaks:
+        yield _row("leaks", ["exact", "near", "group", "most alike"][: len(columns)], columns)
     for name, one in leaks.items():
         cells = [_counted(one.get(kind)) for kind in ("exact", "near", "group")]
-        most = (one.get("similarity") or {}).get("max")
-        yield _row(name, [*cells, "–" if most is None else f"{most:.2f}"], _LEAK_COLUMNS)
+        cells += ["–" if alike[name] is None else f"{alike[name]:.2f}"] if known else []
+        yield _row(name, cells, columns)
 
 
 def _counted(one: Mapping[str, Any] | None) -> str:
@@ -130,14 +133,12 @@ def _findings(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
     if calm and found:
         names = ", ".join(one["name"] for one in calm)
         yield from _wrapped(f"nothing found by {plural(len(calm), 'other')}: {names}", width)
-    ignored = of_level(checks, "ignore")
-    if ignored:
-        names = ", ".join(f"{one['name']} ({plural(one['rows'], 'row')})" for one in ignored)
-        yield from _wrapped(f"ignored, as the recipe says: {names}", width)
+    if off := ignored(checks):
+        yield from _wrapped(f"ignored, as the recipe says: {off}", width)
 
 
-def _steps(checks: Sequence[Mapping[str, Any]], recipe: str, width: int) -> Iterator[str]:
-    for words, typed in next_steps(checks, recipe):
+def _steps(report: Report, recipe: str, width: int) -> Iterator[str]:
+    for words, typed in next_steps(report, recipe):
         lines = (
             [typed] if typed.startswith("tunesmith") else _wrapped(typed, width - 24)
         )  # a command stays whole

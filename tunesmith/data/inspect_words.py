@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Check = Mapping[str, Any]
+Report = Mapping[str, Any]  # data/report.json
 _PICTURES = 0x2400  # U+2400 …: a picture for each control character
 MOST_QUOTED = 400  # characters of a detail or value
 
@@ -54,32 +55,50 @@ def quiet(checks: Sequence[Check]) -> list[Check]:
     return [one for one in checks if not one["rows"] and one["level"] != "ignore" and one["of"]]
 
 
-def verdict(inspection: Mapping[str, Any]) -> tuple[str, str]:
-    """(stop, warn or calm; one sentence)."""
-    checks = inspection["checks"]
+def ignored(checks: Sequence[Check]) -> str:
+    """The checks that the recipe turned off, with what was counted all the same; empty for none."""
+    off = [one for one in checks if one["level"] == "ignore"]
+    return ", ".join(
+        f"{one['name']} ({plural(one['rows'], 'row')})" if one["rows"] else one["name"] for one in off
+    )
+
+
+def refused(report: Report) -> int:
+    """Rows that can't be read or used."""
+    return sum(one.get("refused", 0) for one in report.get("sources", ()))
+
+
+def verdict(report: Report) -> tuple[str, str]:
+    """(stop, warn or calm; one or two sentences)."""
+    inspection = report["inspection"]
+    checks, unread = inspection["checks"], refused(report)
     errors, warnings = of_level(checks, "error"), of_level(checks, "warn")
     rows = plural(sum(rows_of(one) for one in inspection["lengths"].values()), "row")
-    said = f"{plural(len(warnings), 'check')} {'warns' if len(warnings) == 1 else 'warn'}"
+    warn = f"{plural(len(warnings), 'check')} {'warns' if len(warnings) == 1 else 'warn'}"
+    said = [f"{plural(unread, 'row')} can't be used."] if unread else []
     if errors:
         names = ", ".join(one["name"] for one in errors)
-        first = f"{plural(len(errors), 'check')} {'stops' if len(errors) == 1 else 'stop'} the run: {names}."
-        return "stop", f"{first} {said}." if warnings else first
+        said.append(
+            f"{plural(len(errors), 'check')} {'stops' if len(errors) == 1 else 'stop'} the run: {names}."
+        )
+    if said:
+        return "stop", " ".join([*said, f"{warn}."] if warnings else said)
     if warnings:
-        return "warn", f"Nothing stops the run. {said}: {', '.join(one['name'] for one in warnings)}."
+        return "warn", f"Nothing stops the run. {warn}: {', '.join(one['name'] for one in warnings)}."
     return "calm", f"0 findings in {rows}: {plural(len(quiet(checks)), 'check')} found nothing to say."
 
 
-def next_steps(checks: Sequence[Check], recipe: str) -> list[tuple[str, str]]:
-    """What to do about errors: (in words, what to type); empty where there are none."""
-    errors = [one["name"] for one in of_level(checks, "error")]
-    if not errors:
+def next_steps(report: Report, recipe: str) -> list[tuple[str, str]]:
+    """What to do about errors: (in words, what to type); empty where nothing stops the run."""
+    if verdict(report)[0] != "stop":
         return []
-    levels = ", ".join(f"{name}: warn" for name in errors)
-    return [
-        ("mend the rows, then", f"tunesmith check {_word(recipe)}"),
-        ("or set them aside", f"tunesmith check {_word(recipe)} --reject-to rejected.jsonl"),
-        ("or let them pass", f"data: {{checks: {{{levels}}}}}"),
-    ]
+    errors = [one["name"] for one in of_level(report["inspection"]["checks"], "error")]
+    typed = f"tunesmith check {recipe if recipe == 'RECIPE' else shlex.quote(recipe)}"
+    steps = [("mend the rows, then", typed), ("or set them aside", f"{typed} --reject-to rejected.jsonl")]
+    if errors and not refused(report):
+        levels = ", ".join(f"{name}: warn" for name in errors)
+        steps.append(("or let them pass", f"data: {{checks: {{{levels}}}}}"))
+    return steps
 
 
 def detail(check: Check, example: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
@@ -109,7 +128,3 @@ def _visible(character: str) -> str:
         return chr(_PICTURES + code)
     kind = unicodedata.category(character)
     return " " if kind == "Zs" else "\N{REPLACEMENT CHARACTER}"
-
-
-def _word(recipe: str) -> str:
-    return recipe if recipe == "RECIPE" else shlex.quote(recipe)
