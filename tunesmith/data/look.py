@@ -45,6 +45,8 @@ class Look:
     path: Path
     rows: int = 0
     """All of them, readable or not."""
+    looked: int = 0
+    """Those that were looked at."""
     columns: list[Column] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     """`place: what is wrong` of rows that can't be used, of those looked at."""
@@ -61,7 +63,7 @@ class Look:
     @property
     def whole(self) -> bool:
         """Whether every row was looked at."""
-        return self.rows <= MOST
+        return self.rows == self.looked
 
 
 def look(path: Path, most: int = MOST) -> Look:
@@ -90,6 +92,7 @@ def look(path: Path, most: int = MOST) -> Look:
 
 def examples_of(seen: Look, rows: Sequence[tuple[str, Row | str]]) -> None:
     """Fills in examples and bad rows."""
+    seen.looked = len(rows)
     for place, row in rows:
         try:
             if isinstance(row, str):

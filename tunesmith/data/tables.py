@@ -37,8 +37,13 @@ class CellsBatch:
 
 
 def read_csv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
-    """Commas; a cell with commas, quotes or line breaks stands in double quotes."""
-    return _read(file, name, size, ",")
+    """Commas; a cell with commas, quotes or line breaks stands in double quotes.
+
+    Semicolons where the column names have some and no comma: so spreadsheets write it wherever 1,5 is a number.
+    """
+    head = file.readline(1 << 20)
+    file.seek(0)
+    return _read(file, name, size, ";" if b";" in head and b"," not in head else ",")
 
 
 def read_tsv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
