@@ -163,7 +163,7 @@ def _script(seen: Look) -> str | None:
 
 def _say_what(found: Findings) -> None:
     seen = found.seen
-    part = "" if seen.whole else f", {len(seen.examples)} of them looked at"
+    part = "" if seen.whole else f", {seen.looked} of them looked at"
     console.say(f"rows      {seen.path}: {seen.rows}{part}")
     for split, other in found.others.items():
         console.say(f"          {other.path}: {other.rows}, taken as {split} rows")

@@ -49,11 +49,9 @@ class Findings:
 
     @property
     def examples(self) -> int:
-        """Examples in all of the file, by those of the rows looked at."""
-        looked = (
-            min(self.seen.rows, len(self.seen.examples) + len(self.seen.bad)) if not self.seen.whole else 0
-        )
-        return round(self.seen.rows * len(self.seen.examples) / looked) if looked else len(self.seen.examples)
+        """In all of the file, by those of the rows looked at."""
+        seen = self.seen
+        return round(seen.rows * len(seen.examples) / seen.looked)
 
 
 def recipe_text(found: Findings) -> str:
