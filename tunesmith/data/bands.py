@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,21 +10,22 @@ from numpy.typing import NDArray
 
 from tunesmith.data.minhash import EMPTY, HASHES, similarity
 from tunesmith.data.shingles import mix
+from tunesmith.data.stored_rows import StoredRows
 
 DEPTH = 7  # places of a band
 BANDS = HASHES // DEPTH
 CROWD = 16  # rows that agree in a band, up to which all of them are compared with each other
 LEADERS = 32  # of more than CROWD rows: so many are compared with the others
 _WORK = 1 << 21  # comparisons with leaders in one band's group of rows, at most
-_AT_ONCE = 3  # bands whose keys are in memory: each needs a pass over the signatures
-_BLOCK = 1 << 14
+_AT_ONCE = 2  # bands whose keys are in memory: each needs a pass over the signatures
+_BLOCK = 1 << 13  # rows read in order at a time
 _SALT = mix(np.arange(1, HASHES + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 class Bands:
-    """Candidates among the rows of `signatures` [rows, HASHES], a plain or a memory-mapped array."""
+    """Candidates among the rows of `signatures` [rows, HASHES]."""
 
-    def __init__(self, signatures: NDArray[np.uint32], threshold: float) -> None:
+    def __init__(self, signatures: StoredRows, threshold: float) -> None:
         self.signatures = signatures
         # three standard errors below: one near pair in a thousand is lost here
         self.floor = threshold - 3 * math.sqrt(threshold * (1 - threshold) / HASHES)
@@ -107,9 +107,7 @@ class Bands:
         alike = np.empty(len(a), dtype=bool)
         for start in range(0, len(a), _BLOCK):
             part = slice(start, start + _BLOCK)
-            alike[part] = similarity(self.signatures[a[part]], self.signatures[b[part]]) >= floor
-        if len(a):
-            _let_go(self.signatures)
+            alike[part] = similarity(self.signatures.take(a[part]), self.signatures.take(b[part])) >= floor
         return alike
 
     def _keys(self, places: slice, count: int) -> NDArray[np.uint64]:
@@ -119,7 +117,7 @@ class Bands:
         salt = _SALT[places]
         filled = 0
         for start in range(0, len(self.signatures), _BLOCK):
-            block = self.signatures[start : start + _BLOCK]
+            block = self.signatures.block(start, start + _BLOCK)
             if self.rows is None:
                 row = np.flatnonzero(block[:, 0] != EMPTY)
             else:
@@ -129,7 +127,6 @@ class Bands:
             hashed = mix(hashed) >> self.bits << self.bits | (row + start).astype(np.uint64)[:, None]
             keys[:, filled : filled + len(row)] = hashed.T
             filled += len(row)
-            _let_go(self.signatures)
         return keys[:, :filled]
 
     def _row(self, packed: NDArray[np.uint64]) -> NDArray[np.int32]:
@@ -145,12 +142,3 @@ def _pack(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Both rows in one number, the lower first."""
     low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)
     return low << np.uint64(32) | high
-
-
-def _let_go(array: NDArray[np.uint32]) -> None:
-    """Pages of a memory-mapped array that were read are given back: they count as this process's memory."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)

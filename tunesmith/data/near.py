@@ -18,6 +18,7 @@ from tunesmith.console import warn
 from tunesmith.data.bands import BANDS, DEPTH, Bands
 from tunesmith.data.minhash import HASHES, signatures, similarity
 from tunesmith.data.shingles import jaccard, shingle_hashes, shingles
+from tunesmith.data.stored_rows import StoredRows
 
 __all__ = ["HASHES", "jaccard", "near_pairs", "recall", "shingles", "signatures", "similarity"]
 
@@ -37,14 +38,11 @@ def near_pairs(
     equal hash are a pair of 1.0 and aren't read. Of many rows that are alike, each is paired with one at least and not
     with all of them: rows that hang together are the connected components of the pairs.
     """
-    bands = Bands(signatures, threshold)
-    twins = bands.twins()
     crowded = np.zeros(len(signatures), dtype=bool)
-    found = [twins]
-    for part in bands.candidates(crowded):
-        found.append(part)
-        if len(found) > BANDS:
-            found = [np.unique(np.concatenate(found))]
+    with StoredRows(signatures) as stored:
+        bands = Bands(stored, threshold)
+        found = [bands.twins()]
+        found += bands.candidates(crowded)
     packed = np.unique(np.concatenate(found))
     pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int32)
     if crowded.any():
