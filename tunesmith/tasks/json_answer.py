@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 def _writable(text: str) -> str:
     """JSON can spell half a surrogate pair ("\\ud83d"), which no file takes."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _no_constant(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.prompt_shape import end_kind
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import script_letters, strays
-from tunesmith.data.inspect.tally import Tally
+from tunesmith.data.inspect.tally import LONGEST, Tally
 from tunesmith.data.pool import Pool
 from tunesmith.tasks.protocol import Parsed
 
@@ -93,34 +93,43 @@ def swapped_field(row: RowView, desk: Desk) -> list[str]:
 
 def grounding(row: RowView, desk: Desk) -> list[str]:
     """Values, or the answer, beside the prompt."""
-    fields = row.fields
+    fields: Sequence[tuple[str, str | None]] | None = row.fields
     if fields is None:
         if not row.answer or row.parsed is None:
             return []
-        fields = [(ANSWER, row.answer)]
-    tally, counts, found = desk.tally, desk.tally.counts, []
+        fields = ((ANSWER, row.answer),)
+    before, found = "", list[str]()
+    tallies, ground_in, limits, there = (
+        desk.tally.fields,
+        desk.grounder.ground,
+        desk.norms.grounding.limits,
+        row.asked_set,
+    )
     for name, text in fields:
-        if text is None:
-            counts["field", name, "null"] += 1
+        count = tallies.get(name) or desk.tally.field(name)
+        if count is None:
             continue
-        ground = desk.grounder.ground(text, row)
-        counts["field", name, "values"] += 1
-        counts["field", name, "words"] += ground.words
-        counts["field", name, "found"] += ground.found
-        if ground.verbatim:
-            counts["field", name, "verbatim"] += 1
-        if ground.normalised:
-            counts["field", name, "normalised"] += 1
-        if ground.words and not ground.found:
-            counts["field", name, "nothing"] += 1
+        if name != before or not name:  # elements of a list stand behind one another
+            count.rows += 1
+            before = name
+        if text is None:
+            count.null += 1
+            continue
+        ground = ground_in(text, row, there)
+        count.values += 1
+        count.words += ground.words
+        count.found += ground.found
+        if ground.found == ground.words:
+            count.verbatim += ground.verbatim
+            count.normalised += ground.normalised
+        elif not ground.found:
+            count.nothing += 1
         if name:
-            tally.value(name, text)
-        detail = desk.norms.grounding.finding(name, text, ground)
-        if detail:
-            found.append(detail)
-    if row.fields is not None:
-        for name in {name for name, _ in fields}:
-            counts["field", name, "rows"] += 1
+            count.texts[text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"] += 1
+        if name in limits and ground.found < ground.words:
+            detail = desk.norms.grounding.finding(name, text, ground)
+            if detail:
+                found.append(detail)
     return found
 
 
@@ -164,16 +173,20 @@ def boilerplate(row: RowView, desk: Desk) -> list[str]:
 
 def phi(row: RowView, desk: Desk) -> list[str]:
     """Kinds and places; never the text itself: findings are shown and stored."""
-    texts = [("prompt", "\n".join(row.prompts))] if not row.is_text else [("text", row.prompts[0])]
-    texts += [("answer", row.answer or ""), ("rejected answer", row.example.rejected or "")]
-    hits = [(kind, place) for place, text in texts if text for kind, _ in personal(text)]
+    hits: Counter[tuple[str, str]] = Counter()
+    answer = row.answer or ""
+    for kind, begin in personal(f"{row.prompt}\n{answer}"):
+        place = "text" if row.is_text else "prompt" if begin <= len(row.prompt) else "answer"
+        hits[kind, place] += 1
+    for kind, _ in personal(row.example.rejected) if row.example.rejected else ():
+        hits[kind, "rejected answer"] += 1
     if not hits:
         return []
     for kind in {kind for kind, _ in hits}:
         desk.tally.count("phi", kind)
     told = [
         f"{times} × {kind} in the {place}" if times > 1 else f"{kind} in the {place}"
-        for (kind, place), times in Counter(hits).items()
+        for (kind, place), times in hits.items()
     ]
     return ["; ".join(told).replace("_", " ")]
 
@@ -183,12 +196,12 @@ def script(row: RowView, desk: Desk) -> list[str]:
     tally, said = desk.tally, row.said
     letters, found = script_letters(said), strays(said)
     for name, times in letters.items():
-        tally.count("script", "answer", name, times=times)
+        tally.counts["script", "answer", name] += times
     for name, times in found.items():
         tally.count("stray", name, times=times if name == "not_nfc" else 1)
     if not row.is_text:
         for name, times in script_letters(row.asked).items():
-            tally.count("script", "prompt", name, times=times)
+            tally.counts["script", "prompt", name] += times
     detail = desk.norms.scripts.finding(letters, found) if said else None
     return [detail] if detail else []
 

@@ -40,8 +40,8 @@ class Grounder:
     def __init__(self) -> None:
         self._memory: dict[str, tuple[list[str], str]] = {}
 
-    def ground(self, text: str, row: RowView) -> Ground:
-        """`text` in what the row's user said."""
+    def ground(self, text: str, row: RowView, there: frozenset[str]) -> Ground:
+        """`text` in what the row's user said; `there`: the words of that."""
         known = self._memory.get(text)
         if known is None:
             words = plain_words(text)
@@ -51,10 +51,10 @@ class Grounder:
                     self._memory.clear()
                 self._memory[text] = known
         words, flat = known
-        there = row.asked_set
         found = len([1 for word in words if word in there])
-        whole = found == len(words) and flat in row.asked_flat  # no need to look where a word is missing
-        return Ground(text.strip() in row.asked, whole and bool(words), found, len(words))
+        if found < len(words) or not words:  # then it can't stand there as a whole
+            return Ground(False, False, found, len(words))
+        return Ground(text.strip() in row.asked, flat in row.asked_flat, found, found)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,6 @@ def _grounds(rows: list[RowView]) -> Iterator[tuple[str, str, Ground]]:
         if row.fields is not None:
             for name, text in row.fields:
                 if text is not None:
-                    yield name, text, grounder.ground(text, row)
+                    yield name, text, grounder.ground(text, row, row.asked_set)
         elif row.answer:
-            yield ANSWER, row.answer, grounder.ground(row.answer, row)
+            yield ANSWER, row.answer, grounder.ground(row.answer, row, row.asked_set)

@@ -14,7 +14,7 @@ _DATE = (
     rf"|{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}|\d{{1,2}} {_MONTH}\.?,? \d{{4}})"
 )
 
-_NUMBERS = re.compile(r"\d[\d\-. ()]{6,}\d")  # a long run of digits: nearly all texts have none
+_RUN = re.compile(r"\d[\d\-. ()]{2,}\d")  # numbers of four digits and more: most texts have few
 _PHONE = re.compile(
     r"""(?<![\w./-])
     (?: (?:\+?1[-. ]?)?(?:\([2-9]\d\d\)\s?|[2-9]\d\d[-. ])[2-9]\d\d[-. ]\d{4}   # North America
@@ -31,10 +31,11 @@ _CALLED = re.compile(
 )
 _VANITY = re.compile(r"(?<![\w-])1[-. ]8(?:00|33|44|55|66|77|88)[-. ](?=[\d-]*[A-Z])[\dA-Z-]{7,14}\b")
 _SOCIAL = re.compile(r"(?<![\w./-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
-_RECORD_WORDS = re.compile(
+_RECORD_HINTS = ("mrn", "no", "num", "id", "ssn", "security", "#")
+_RECORD_BEFORE = re.compile(
     r"(?i)\b(?:MRN|(?:medical record|health record|chart|unit|patient|hospital|account|admission|encounter|insurance|"
-    r"policy|member|visit)[ -](?:no|num|number|id|identifier|\#)|SSN|social security(?: (?:no|number))?)\b"
-    r"[\s.:#*]{0,4}(?:is |was )?([A-Z]{0,3}-?\d[\d-]{3,})"
+    r"policy|member|visit)[ -](?:no|num|number|id|identifier|\#)|SSN|social security(?: (?:no|number))?)"
+    r"[\s.:#*]{0,4}(?:is |was )?[A-Z]{0,3}-?$"
 )
 _BORN = re.compile(
     rf"(?i:\b(?:D\.?O\.?B\b\.?|(?:date of birth|birth ?date|born)\b))[\s:*]{{0,4}}(?:on |is )?{_DATE}"
@@ -46,17 +47,16 @@ _IP = re.compile(rf"(?<![\d.])(?<!EC )(?<!EC)(?<!EC:)(?:{_OCTET}\.){{3}}{_OCTET}
 _STREET = re.compile(
     r"""\b\d{1,5}[A-Z]?\s(?:[NSEW]\.?\s|North\s|South\s|East\s|West\s)?(?:(?:[A-Z][\w'-]+|\d{1,3}(?:st|nd|rd|th))\s){1,3}
     (?: (?:Street|Avenue|Road|Boulevard|Lane|Highway|Parkway|Terrace|Blvd|Ave|Rd)\b
-      | (?:St|Dr|Drive|Ct|Court|Pl|Place|Ln|Way|Sq|Square|Hwy)\b\.?(?=,|\s(?:Apt|Suite|Unit|\#)) )
-    | \bP\.?\s?O\.?\sBox\s\d+
-    | \b[A-Z][a-z]+,\s[A-Z]{2}\s{1,2}\d{5}(?:-\d{4})?(?!\d)""",
+      | (?:St|Dr|Drive|Ct|Court|Pl|Place|Ln|Way|Sq|Square|Hwy)\b\.?(?=,|\s(?:Apt|Suite|Unit|\#)) )""",
     re.VERBOSE,
 )
-_STREET_WORDS = re.compile(
-    r"(?:Street|Avenue|Road|Boulevard|Lane|Highway|Parkway|Terrace|Blvd|Ave|Rd|St|Dr|Drive|Ct|Court|Pl|Place|Ln|Way|Sq|"
-    r"Square|Hwy|Box)\b|, [A-Z]{2}  ?\d{5}"
+_BOX = re.compile(r"\bP\.?\s?O\.?\sBox\s\d+")
+_CITY = re.compile(
+    r", (?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]|"
+    r"W[AIVY]) {1,2}\d{5}(?:-\d{4})?(?!\d)"
 )
-_DIGIT = re.compile(r"\d")
-_PUBLIC = ("example.com", "example.org")
+_HOUSE = re.compile(r"\d[A-Z]?\s[A-Z\d]")
+_WINDOW = 32  # characters before and after a number that tell what it is
 
 
 def personal(text: str) -> list[tuple[str, int]]:
@@ -66,40 +66,44 @@ def personal(text: str) -> list[tuple[str, int]]:
         found += [("mail", hit.start()) for hit in _MAIL.finditer(text)]
     if "://" in text or "www." in text:
         found += [("url", hit.start()) for hit in _WEB.finditer(text)]
-    if not _DIGIT.search(text):
-        return found
-    if _NUMBERS.search(text):
-        found += _numbers(text)
-    if "-8" in text or " 8" in text or ".8" in text:
+    for run in _RUN.finditer(text):
+        kind = _number(text, *run.span())
+        if kind:
+            found.append((kind, run.start()))
+    if "1-8" in text or "1 8" in text or "1.8" in text:
         found += [("phone", hit.start()) for hit in _VANITY.finditer(text)]
     low = text.lower()
     if "birth" in low or "born" in low or "dob" in low or "d.o.b" in low:
         found += [("birth_date", hit.start()) for hit in _BORN.finditer(text)]
-    if (
-        " no" in low
-        or " id" in low
-        or "num" in low
-        or "mrn" in low
-        or "ssn" in low
-        or "#" in low
-        or "-id" in low
-    ):
-        found += [("record", hit.start()) for hit in _RECORD_WORDS.finditer(text)]
-    if _STREET_WORDS.search(text):
-        found += [("address", hit.start()) for hit in _STREET.finditer(text)]
-    return found
+    if "Box " in text:
+        found += [("address", hit.start()) for hit in _BOX.finditer(text)]
+    streets = [hit.start() for hit in _STREET.finditer(text)] if _HOUSE.search(text) else []
+    cities = [hit.start() for hit in _CITY.finditer(text)]
+    found += [("address", begin) for begin in streets]
+    # a street with its city is one address
+    return found + [("address", at) for at in cities if not any(0 <= at - begin < 80 for begin in streets)]
 
 
-def _numbers(text: str) -> list[tuple[str, int]]:
-    found = [("social_security", hit.start()) for hit in _SOCIAL.finditer(text)]
-    found += [("ip", hit.start()) for hit in _IP.finditer(text) if _looks_routed(hit[0])]
-    spans = [hit.span() for hit in _PHONE.finditer(text)]
-    for hit in _CALLED.finditer(text):
-        begin, end = hit.span(1)
-        digits = sum(letter.isdigit() for letter in hit[1])
-        if 7 <= digits <= 13 and not any(first < end and begin < last for first, last in spans):
-            spans.append((begin, end))
-    return found + [("phone", begin) for begin, _ in spans]
+def _number(text: str, begin: int, end: int) -> str | None:
+    """What a run of digits is, from itself and what stands around it."""
+    before = text[max(0, begin - _WINDOW) : begin].lower()
+    if any(hint in before for hint in _RECORD_HINTS) and _RECORD_BEFORE.search(before):
+        return "record"
+    run = text[begin:end]
+    digits = sum(map(run.count, "0123456789"))
+    if digits < 6:
+        return None
+    start = max(0, begin - _WINDOW)
+    around = text[start : end + _WINDOW]
+    for kind, pattern in _NUMBERS:
+        for hit in pattern.finditer(around):
+            inside = begin <= start + hit.end() <= end + 1 and (kind != "ip" or _looks_routed(hit[0]))
+            if inside and (pattern is not _CALLED or digits >= 7):
+                return kind
+    return None
+
+
+_NUMBERS = (("social_security", _SOCIAL), ("ip", _IP), ("phone", _PHONE), ("phone", _CALLED))
 
 
 def _looks_routed(text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from tunesmith.data.inspect.field_values import MOST_FIELDS
 from tunesmith.data.inspect.grounding import ANSWER
 from tunesmith.data.inspect.norms import Norms
 from tunesmith.data.inspect.prompt_shape import CUE_SHARE
@@ -34,46 +33,42 @@ def schema_report(tally: Tally, inferred: bool) -> dict[str, Any]:
 
 def grounding_report(tally: Tally) -> dict[str, Any]:
     """Over all answers, or over all values of fields that are not null; coverage is the share of their words."""
-    names = {key[1] for key in tally.counts if key[0] == "field"}
-    fields = sorted(names - {ANSWER}) or [ANSWER]
-    total = {key: sum(_of_field(tally, name, key) for name in fields) for key in _GROUND}
+    names = [name for name in tally.fields if name != ANSWER] or [ANSWER]
+    fields = [tally.fields[name] for name in names if name in tally.fields]
+    values = sum(one.values for one in fields)
     return {
-        "rows": total["values"],
-        "verbatim": _share(total["verbatim"], total["values"]),
-        "normalised": _share(total["normalised"], total["values"]),
-        "coverage": _share(total["found"], total["words"]),
-        "nothing": _share(total["nothing"], total["values"]),
+        "rows": values,
+        "verbatim": _share(sum(one.verbatim for one in fields), values),
+        "normalised": _share(sum(one.normalised for one in fields), values),
+        "coverage": _share(sum(one.found for one in fields), sum(one.words for one in fields)),
+        "nothing": _share(sum(one.nothing for one in fields), values),
     }
-
-
-_GROUND = ("values", "verbatim", "normalised", "words", "found", "nothing")
 
 
 def fields_report(tally: Tally) -> list[dict[str, Any]]:
     """Each field of JSON answers: what it holds, how lists are joined, how much of it stands in the prompt."""
     found = []
-    for name in sorted({key[1] for key in tally.counts if key[0] == "field"} - {ANSWER})[:MOST_FIELDS]:
-        count = {key: _of_field(tally, name, key) for key in ("rows", "null", *_GROUND)}
-        values = tally.values.get(name, Counter())
-        separators = {mark: tally.counts.get(("separator", name, mark), 0) for mark in SEPARATORS}
+    for name, count in tally.fields.items():
+        if name == ANSWER:
+            continue
         one: dict[str, Any] = {
             "name": name,
-            "rows": count["rows"],
-            "null": count["null"],
-            "distinct": len(values),
-            "distinct_is_least": name in tally.forgotten,
-            "top": [[text, times] for text, times in values.most_common(_TOP)],
-            "separators": {mark: times for mark, times in separators.items() if times},
-            "verbatim": _share(count["verbatim"], count["values"]),
-            "normalised": _share(count["normalised"], count["values"]),
-            "coverage": _share(count["found"], count["words"]),
-            "nothing": _share(count["nothing"], count["values"]),
+            "rows": count.rows,
+            "null": count.null,
+            "distinct": len(count.texts),
+            "distinct_is_least": count.forgotten,
+            "top": [[text, times] for text, times in _most(count.texts)],
+            "separators": {mark: count.separators[mark] for mark in SEPARATORS if count.separators[mark]},
+            "verbatim": _share(count.verbatim, count.values),
+            "normalised": _share(count.normalised, count.values),
+            "coverage": _share(count.found, count.words),
+            "nothing": _share(count.nothing, count.values),
         }
-        choices = _choices(values)
-        if choices and name not in tally.forgotten:
-            off = {text: times for text, times in values.items() if text not in choices}
-            one["off_list"] = sum(off.values())
-            one["off_list_top"] = [[text, times] for text, times in Counter(off).most_common(_TOP)]
+        choices = _choices(count.texts)
+        if choices and not count.forgotten:
+            off = Counter({text: times for text, times in count.texts.items() if text not in choices})
+            one["off_list"] = off.total()
+            one["off_list_top"] = [[text, times] for text, times in _most(off)]
         found.append(one)
     return found
 
@@ -122,8 +117,8 @@ def _choices(values: Counter[str]) -> set[str]:
     return often
 
 
-def _of_field(tally: Tally, name: str, key: str) -> int:
-    return tally.counts.get(("field", name, key), 0)
+def _most(texts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))[:_TOP]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -3,58 +3,81 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field, fields
 
 from tunesmith.data.inspect.field_values import MOST_FIELDS
 
 MOST_VALUES = (
     20_000  # distinct values of one field; above, the rarest are forgotten and `distinct` is a lower bound
 )
-_LONGEST = 120  # characters of a value that are kept
+LONGEST = 120  # characters of a value that are kept
 SEPARATORS = (";", ",", " and ", "+", "/", "|", "\n")
 
 
+@dataclass(slots=True)
+class FieldTally:
+    """One field of JSON answers, or the whole of other answers."""
+
+    rows: int = 0
+    null: int = 0
+    values: int = 0
+    """Values that are not null; the counts below are of these."""
+    verbatim: int = 0
+    normalised: int = 0
+    nothing: int = 0
+    """Values of which the prompt has no word."""
+    words: int = 0
+    found: int = 0
+    """Words that the prompt has, of `words`."""
+    texts: Counter[str] = field(default_factory=Counter)
+    separators: Counter[str] = field(default_factory=Counter)
+    forgotten: bool = False
+    """Whether rare texts were let go of."""
+
+    def add(self, other: FieldTally) -> None:
+        """Takes another range's."""
+        for one in fields(self)[:8]:
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        self.texts.update(other.texts)
+        self.separators.update(other.separators)
+        if len(self.texts) > MOST_VALUES:
+            self.forgotten = True
+            self.texts = Counter(dict(self.texts.most_common(MOST_VALUES // 2)))
+
+
 class Tally:
-    """Counts by name, and the values of each field. Picklable and small."""
+    """Counts by name, and those of each field. Picklable and small."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
-        self.values: dict[str, Counter[str]] = {}
-        self.forgotten: set[str] = set()
+        self.fields: dict[str, FieldTally] = {}
 
     def count(self, *key: str, times: int = 1) -> None:
         """One more (or `times`) of `key`."""
         self.counts[key] += times
 
-    def value(self, field: str, text: str) -> None:
-        """One more value of a field."""
-        found = self.values.get(field)
-        if found is None:
-            if len(self.values) >= MOST_FIELDS:
-                return
-            found = self.values[field] = Counter()
-        found[text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"] += 1
+    def field(self, name: str) -> FieldTally | None:
+        """The counts of a field; None for one field too many."""
+        found = self.fields.get(name)
+        if found is None and len(self.fields) < MOST_FIELDS:
+            found = self.fields[name] = FieldTally()
+        return found
 
     def close(self) -> None:
         """At the end of a range: separators are counted once for each distinct value."""
-        for field, values in self.values.items():
-            for text, times in values.items():
+        for one in self.fields.values():
+            for text, times in one.texts.items():
                 for separator in SEPARATORS:
                     if separator in text:
-                        self.counts["separator", field, separator] += times
+                        one.separators[separator] += times
 
     def add(self, other: Tally) -> None:
         """Takes the counts of another range."""
         self.counts.update(other.counts)
-        for field, values in other.values.items():
-            mine = self.values.get(field)
-            if mine is None:
-                if len(self.values) >= MOST_FIELDS:
-                    continue
-                mine = self.values[field] = Counter()
-            mine.update(values)
-            if len(mine) > MOST_VALUES:
-                self.forgotten.add(field)
-                self.values[field] = Counter(dict(mine.most_common(MOST_VALUES // 2)))
+        for name, theirs in other.fields.items():
+            mine = self.field(name)
+            if mine is not None:
+                mine.add(theirs)
 
     def of(self, *prefix: str) -> dict[str, int]:
         """Counts whose key is `prefix` and one more word, largest first."""
