@@ -233,7 +233,7 @@ def test_values_cut_by_the_window_are_whole(tmp_path: Path) -> None:
 
 def test_broken_json_says_where(tmp_path: Path) -> None:
     said = refused(save(tmp_path, "rows.json", b'[\n {"a": 1},\n {"a": }\n]'))
-    assert "rows.json can't be read as JSON: broken JSON: Expecting value (line 3, character 7)" in said
+    assert "rows.json can't be read as JSON: broken JSON: Expecting value (line 3, character 8)" in said
     assert "rows.json:3" in said
     cut = [b'[{"a": 1}', b'[{"a": 1},', b'[{"a": "', b'[{"a": 1}, {"a"']
     for content in cut:

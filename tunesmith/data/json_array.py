@@ -68,12 +68,15 @@ class _Window:
         self._file, self.name = file, name
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._read = 0  # bytes
-        self._line = 1  # of the first character of `text`
+        self._line, self._before = (
+            1,
+            0,
+        )  # of the first character of `text`: its line, and what stands before it there
         self.text, self.at, self.ended = "", 0, False
 
     def more(self) -> None:
         """Lets go of what was read and takes as much again as is held, one PIECE at least."""
-        self._line += self.text.count("\n", 0, self.at)
+        self._line, self._before = self._place(self.at)
         self.text = self.text[self.at :]
         self.at = 0
         piece = self._file.read(max(PIECE, len(self.text)))
@@ -127,13 +130,18 @@ class _Window:
             self.at = end
             return value
 
+    def _place(self, at: int) -> tuple[int, int]:
+        """The line of a character of `text`, and how many stand before it there."""
+        breaks = self.text.count("\n", 0, at)
+        if breaks:
+            return self._line + breaks, at - self.text.rfind("\n", 0, at) - 1
+        return self._line, self._before + at
+
     def refuse(self, what: str) -> NoReturn:
         """Raises the RowError that says where reading ended."""
-        at = min(self.at, len(self.text))
-        line = self._line + self.text.count("\n", 0, at)
-        column = at - self.text.rfind("\n", 0, at)
+        line, before = self._place(min(self.at, len(self.text)))
         raise RowError(
-            f"{self.name} can't be read as JSON: {what} (line {line}, character {column})",
+            f"{self.name} can't be read as JSON: {what} (line {line}, character {before + 1})",
             where=f"{self.name}:{line}",
             fix="mend the file, or write one JSON object a line (.jsonl): then only the broken rows are named",
         )
