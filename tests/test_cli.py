@@ -47,7 +47,7 @@ def test_check_says_what_a_run_would_do(place: Path) -> None:
     assert code == 0
     assert "recipe    one: sound" in said and "40" in said and "10" in said
     assert '⟦{"stage": "IV"}<|eot_id|>⟧' in said
-    assert not (place / "runs").exists()
+    assert not (place / "runs" / "one").exists()  # prepared rows are kept for the run, which has not begun
 
 
 def bad_yaml(place: Path, text: str) -> None:
@@ -102,7 +102,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "overlong": (
         lambda p: bad_yaml(p, RECIPE.replace("split:", "max_length: 5, split:")),
         2,
-        "40 of 40 rows are longer than data.max_length: 5",
+        "50 of 50 rows are longer than data.max_length: 5",
     ),
     "answers that break the schema": (
         lambda p: (
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
             bad_yaml(p, RECIPE.replace("split:", "schema: schema.json, split:")),
         ),
         3,
-        "the answers of 50 of 50 rows break the schema",
+        "schema: 50 of 50 rows",
     ),
     "unknown model": (
         lambda p: bad_yaml(p, RECIPE.replace("base: starter", "base: nobody/nothing")),

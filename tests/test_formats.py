@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.formats import Manner, read_file
-from tunesmith.data.split import split_rows
 from tunesmith.errors import AccessError, RowError
-from tunesmith.example import Example, Message
 
 ROW = {"instruction": "Extract.", "input": "Stage IV.", "output": {"stage": "IV", "gene": None}}
 
@@ -141,23 +139,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         path = write(tmp_path, ROW)
         path.chmod(0)
         assert "may not be read" in refused(path)
-
-
-def examples(count: int, documents: int) -> list[Example]:
-    turns = (Message("user", "q"), Message("assistant", "a", True))
-    return [Example(str(i), turns, str(i % documents)) for i in range(count)]
-
-
-def test_split_keeps_documents_whole_and_is_a_function_of_the_seed() -> None:
-    rows = examples(300, 100)
-    parts = split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=1)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 210, "validation": 30, "test": 60}
-    sides = [{row.document for row in part} for part in parts.values()]
-    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-    assert parts == split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=1)
-    assert parts != split_rows(rows, {"validation": 0.1, "test": 0.2}, seed=2)
-
-
-def test_split_that_leaves_nothing() -> None:
-    with pytest.raises(RowError, match="no test rows"):
-        split_rows(examples(3, 3), {"test": 0.1}, seed=0)

@@ -34,20 +34,21 @@ def prepared(request: pytest.FixtureRequest) -> Prepared:
     if not REALDATA.is_dir():
         pytest.skip("no real data beside the repository")
     recipe = load_recipe(RECIPE, settings(REALDATA))
-    return build(recipe, resolve(recipe.model))
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("rows")
+    return build(recipe, resolve(recipe.model), folder)
 
 
 def test_every_row_is_used_and_proved(prepared: Prepared) -> None:
-    assert {name: len(pairs) for name, pairs in prepared.splits.items()} == {"train": 4500, "validation": 250}
+    assert {name: len(rows) for name, rows in prepared.splits.items()} == {"train": 4500, "validation": 250}
     assert all(proof.passed for proof in prepared.proofs())
-    values = [json.loads(example.answer or "") for example, _ in prepared.splits["train"]]
+    values = [json.loads(example.answer or "") for example in prepared.splits["train"].examples()]
     assert sum(value is None for row in values for value in row.values()) == 3496  # counted by others as well
     assert {len(row) for row in values} == {7}
 
 
 def test_the_floor_is_where_others_found_it(prepared: Prepared) -> None:
     """Copying the nearest training row's answer: all seven fields right in 3.6 % of 250 rows."""
-    train, scored = ([example for example, _ in prepared.splits[name]] for name in ("train", "validation"))
+    train, scored = (list(prepared.splits[name].examples()) for name in ("train", "validation"))
     task = make_task("auto", None, [example.answer or "" for example in train])
     assert task.name == "extraction"
     answers = nearest(train, scored)
@@ -63,7 +64,14 @@ def test_a_few_steps_of_the_recipe_itself(realdata: Path, tmp_path: Path) -> Non
     words = [word for one in settings(realdata) for word in ("--set", one)]
     words += ["--set", "train.max_steps=2", "--set", "train.warmup=1", "--set", "train.evaluate_every=2"]
     rows = realdata / "cancer_ie" / "validation_a.jsonl"
-    words += ["--set", f"data.train={rows}"]  # fewer rows, same shape
+    words += [
+        "--set",
+        f"data.train={rows}",
+        "--set",
+        "data.validation=null",
+        "--set",
+        "data.split.validation=0.2",
+    ]
     assert main(["train", str(RECIPE), "--runs-dir", str(tmp_path), *words]) == 0
     lines = [
         json.loads(line)

@@ -18,8 +18,9 @@ from tunesmith.data.near import HASHES, signatures
 from tunesmith.example import Example, Message
 from tunesmith.rows import Growing, Rows, RowWriter, row_line
 
-# id, prompt, answer, document, stratum: hashes of exact texts; given: the split that the recipe names the row for
-# (0 train, 1 validation, 2 test); source: number of its file; tokens: all, those before the answer, those learned
+# id, prompt, answer, document, stratum, text (compared_text): hashes of exact texts; given: the split that the recipe
+# names the row for (0 train, 1 validation, 2 test); source: number of its file; tokens: all, those before the last
+# answer, those learned
 FACTS = np.dtype(
     [
         ("id", "u8"),
@@ -27,6 +28,7 @@ FACTS = np.dtype(
         ("answer", "u8"),
         ("document", "u8"),
         ("stratum", "u8"),
+        ("text", "u8"),
         ("given", "i1"),
         ("source", "i2"),
         ("tokens", "i4"),
@@ -74,6 +76,7 @@ def facts_of(
         hash_text(example.answer or ""),
         hash_text(example.document),
         hash_text(example.slices[stratify]) if stratify and stratify in example.slices else 0,
+        hash_text(compared_text(example)),
         given, source, tokens, prompt_tokens, learned,
     )  # fmt: skip
 

@@ -1,183 +1,126 @@
-"""Stage prepare: rows → examples → token ids, proved row by row."""
+"""Stage prepare: rows → examples → token ids; split, inspected, proved row by row; once for all runs that need them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.data.formats import SHOWN, Manner, file_format, read_file, to_examples
-from tunesmith.data.proofs import Pair, contract_proofs
-from tunesmith.data.split import split_rows
-from tunesmith.errors import ModelError, RecipeError, RowCheckFailed, RowError
-from tunesmith.example import Example
+from tunesmith.data import inspect_page
+from tunesmith.data.cache import FOLDER, cache_key, filling, share
+from tunesmith.data.fill import fill
+from tunesmith.data.formats import Manner, format_of
+from tunesmith.data.ingest import raw_batches
+from tunesmith.data.levels import relevelled, verdict
+from tunesmith.data.sources import SPLITS, SourceFile, resolve_sources
+from tunesmith.errors import ModelError, RecipeError
 from tunesmith.proof import Proof
 from tunesmith.recipe import Data, Recipe
-from tunesmith.rows import remove_rows, write_rows
-from tunesmith.run import Run
-from tunesmith.tasks import make_task
-from tunesmith.tasks.schema import load_schema
-from tunesmith.tasks.score import check_golds
+from tunesmith.rows import ROW_FILES, Rows, remove_rows
+from tunesmith.run import Run, write_atomic
 
-SPLITS = ("train", "validation", "test")
+SHARED = ("findings.jsonl", "unread.jsonl")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training needs of the rows, in memory."""
+    """Everything that training needs of the rows, on disk."""
 
     contract: Contract
-    splits: dict[str, list[Pair]]
-    dropped: dict[str, list[str]]
-    """Ids of overlong rows left out, where data.overlong says drop."""
+    folder: Path
+    report: dict[str, Any]
+    """data/report.json: counts, lengths, what the inspection found, at the recipe's levels."""
 
-    def report(self) -> dict[str, Any]:
-        """data/report.json: counts and lengths in tokens."""
-        return {
-            "splits": {
-                name: _counts(pairs, self.dropped.get(name, [])) for name, pairs in self.splits.items()
-            }
-        }
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """The rows of each side."""
+        return {name: Rows.open(self.folder, name) for name in SPLITS if Rows.exists(self.folder, name)}
 
     def proofs(self) -> list[Proof]:
         """The Contract's proofs over every row of every split."""
-        return [
-            proof
-            for name, pairs in self.splits.items()
-            for proof in contract_proofs(self.contract, name, pairs)
-        ]
+        stored = json.loads((self.folder / "proofs.json").read_text("utf-8"))["proofs"]
+        return [Proof(**one) for one in stored]
+
+    def write_page(self, recipe: Recipe, path: Path) -> None:
+        """The report as a page, at this recipe's levels."""
+        facts = [(f"{one['split']} rows", one["name"]) for one in self.report["sources"]]
+        facts += [("tokenizer", self.contract.tokenizer_sha256[:16]), ("prepared as", self.folder.name)]
+        page = inspect_page.render(
+            self.report, name=recipe.name, max_length=recipe.data.max_length, facts=facts
+        )
+        write_atomic(path, page.encode())
+
+    def findings(self) -> Iterator[dict[str, Any]]:
+        """Every finding of the inspection and every row that can't be used: check, source, detail."""
+        for name in ("unread.jsonl", "findings.jsonl"):
+            with (self.folder / name).open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
 
 
 def prepare(recipe: Recipe, run: Run) -> None:
-    """Reads the recipe's rows and fills `run.data`; keeps the contract and its proofs."""
-    base = resolve(recipe.model)
-    prepared = build(recipe, base)
+    """Reads the recipe's rows and fills `run.data`; keeps the contract and its proofs.
+
+    RowError (exit 2) where rows can't be used, RowCheckFailed (exit 3) where a check of level error found some.
+    """
+    prepared = build(recipe, resolve(recipe.model), run.path.parent / FOLDER)
     prepared.contract.save(run.contract_folder, run.contract_folder / "tokenizer")
+    run.data.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        if (prepared.folder / name).exists():
+            share(prepared.folder / name, run.data / name)
+    run.write_json(run.data / "report.json", prepared.report)
+    prepared.write_page(recipe, run.data / "report.html")
+    for name in SPLITS:
+        remove_rows(run.data, name)
+    verdict(recipe, prepared.report)
     for proof in prepared.proofs():
         run.prove(proof)
-    for name in SPLITS:
-        if name not in prepared.splits:  # of an earlier recipe
-            remove_rows(run.data, name)
-    for name, pairs in prepared.splits.items():
-        write_rows(run.data, name, pairs)
-    positions = base.config.get("max_position_embeddings")
-    run.write_json(run.data / "report.json", prepared.report() | {"positions": positions})
-    for name, pairs in prepared.splits.items():
-        tokens = sum(len(encoded.ids) for _, encoded in pairs)
-        learned = sum(sum(encoded.learned) for _, encoded in pairs)
-        console.note(f"{name}: {len(pairs)} rows, {tokens} tokens, {learned} of them learned")
+    for name in prepared.splits:
+        for file in reversed(ROW_FILES):  # the one that makes the split exist comes last
+            share(prepared.folder / f"{name}.{file}", run.data / f"{name}.{file}")
+    for name, counts in prepared.report["splits"].items():
+        console.note(
+            f"{name}: {counts['rows']} rows, {counts['tokens']} tokens, {counts['learned_tokens']} of them learned"
+        )
 
 
-def build(recipe: Recipe, base: Base) -> Prepared:
-    """Rows, contract and token ids; RowError or RowCheckFailed lists every row that can't be used."""
+def build(recipe: Recipe, base: Base, cache: Path) -> Prepared:
+    """Rows, contract and token ids, from `cache` where they have been made before.
+
+    What is wrong with rows is in the report, for `levels.verdict`; raises only where there is nothing to judge.
+    """
     data = recipe.data
+    sources = resolve_sources(data)
     contract = Contract.make(
         base.tokenizer_folder,
         template=recipe.model.template,
         system=data.system,
         instruction_role=data.instruction_role,
-        reading={"format": training_format(data)},
+        reading={"format": _format(data, sources[0]), "columns": data.columns, "processor": data.processor},
     )
     _check_sizes(recipe, base, contract)
-    examples = read_splits(data, recipe.seed)
-    splits: dict[str, list[Pair]] = {}
-    dropped: dict[str, list[str]] = {}
-    for name, rows in examples.items():
-        pairs = _encode(contract, rows)
-        long = [
-            (example, len(encoded.ids)) for example, encoded in pairs if len(encoded.ids) > data.max_length
-        ]
-        if long:
-            _overlong(long, len(pairs), data)
-            dropped[name] = [example.id for example, _ in long]
-            console.warn(
-                f"{name}: {len(long)} of {len(pairs)} rows over {data.max_length} tokens are left out"
-            )
-            pairs = [pair for pair in pairs if len(pair[1].ids) <= data.max_length]
-        if not pairs:
-            raise RowError(f"no {name} rows are left", where=f"data.{name}", fix="raise data.max_length")
-        splits[name] = pairs
-    if data.json_schema:
-        _check_schema(Path(data.json_schema), splits)
-    _check_golds(recipe, splits)
-    return Prepared(contract, splits, dropped)
+    folder = cache / cache_key(recipe, contract, sources)
+    if (folder / "report.json").exists():
+        console.note(f"rows: prepared before ({folder})")
+    else:
+        with filling(folder) as place:
+            fill(recipe, contract, sources, place, positions=base.config.get("max_position_embeddings"))
+            shutil.rmtree(place / "pool")
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    return Prepared(contract, folder, relevelled(report, data, contract) | {"cache": folder.name})
 
 
-def read_splits(data: Data, seed: int) -> dict[str, list[Example]]:
-    """Examples of each split that the recipe names or sets aside."""
-    manner = Manner(data.format, data.system, data.instruction_role)
-    given = {name: getattr(data, name) for name in SPLITS if getattr(data, name) is not None}
-    examples = {name: read_source(name, source, manner) for name, source in given.items()}
-    shares = {name: share for name in SPLITS[1:] if (share := getattr(data.split, name))}
-    if shares:
-        examples |= split_rows(examples["train"], shares, seed)
-    return {name: examples[name] for name in SPLITS if name in examples}
-
-
-def training_format(data: Data) -> str:
+def _format(data: Data, source: SourceFile) -> str:
     """The format that training rows are read in: new rows have to be read in the same one."""
-    if not isinstance(data.train, str) or data.train == "starter":
+    if source.path is None:
         return "instruction"
-    return file_format(Path(data.train), Manner(data.format))
-
-
-def read_source(name: str, source: object, manner: Manner) -> list[Example]:
-    """Rows of one split: a path, or `starter`."""
-    if source == "starter":
-        from tunesmith.starter import reports
-
-        return to_examples(((f"starter:{row['id']}", row) for row in reports.rows(name)), "starter", manner)
-    if not isinstance(source, str):
-        raise RecipeError("a list of files is not available yet in this version", where=f"data.{name}")
-    return read_file(Path(source), manner)
-
-
-def source_files(data: Data) -> dict[str, Path]:
-    """The files that the rows come from, by split."""
-    named = {name: getattr(data, name) for name in SPLITS}
-    files = {
-        name: Path(source)
-        for name, source in named.items()
-        if isinstance(source, str) and source != "starter"
-    }
-    return files | ({"schema": Path(data.json_schema)} if data.json_schema else {})
-
-
-def _encode(contract: Contract, rows: Sequence[Example]) -> list[Pair]:
-    pairs: list[Pair] = []
-    bad: list[RowError] = []
-    for example in rows:
-        try:
-            pairs.append((example, contract.encode(example)))
-        except RowError as error:
-            bad.append(error)
-    if bad:
-        more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        listing = "\n".join(f"  {error.where}: {error.what}" for error in bad[:SHOWN])
-        raise RowError(
-            f"{len(bad)} of {len(rows)} rows don't fit the template:\n{listing}{more}", fix=bad[0].fix
-        )
-    return pairs
-
-
-def _overlong(long: list[tuple[Example, int]], total: int, data: Data) -> None:
-    if data.overlong == "drop":
-        return
-    listing = "\n".join(f"  {example.source}: {length} tokens" for example, length in long[:SHOWN])
-    more = f"\n  … and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
-    longest = max(length for _, length in long)
-    raise RowError(
-        f"{len(long)} of {total} rows are longer than data.max_length: {data.max_length}\n{listing}{more}",
-        where="data.max_length",
-        fix=f"data.max_length: {longest} takes them all; data.overlong: drop leaves them out",
-    )
+    return format_of(next(raw_batches(source)).rows(), Manner.of(data))
 
 
 def _check_sizes(recipe: Recipe, base: Base, contract: Contract) -> None:
@@ -195,76 +138,3 @@ def _check_sizes(recipe: Recipe, base: Base, contract: Contract) -> None:
             where=str(base.tokenizer_folder),
             fix="use the tokenizer that belongs to this model",
         )
-
-
-def _check_schema(path: Path, splits: dict[str, list[Pair]]) -> None:
-    import jsonschema
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    try:
-        schema = json.loads(path.read_text("utf-8"))
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except FileNotFoundError:
-        raise RowError(f"there is no schema {path}", where="data.schema") from None
-    except OSError as error:
-        raise RowError(f"{path} can't be read: {error.strerror}", where="data.schema") from None
-    except (ValueError, jsonschema.SchemaError) as error:
-        raise RowError(
-            f"{path} is no JSON schema: {str(error).splitlines()[0]}", where="data.schema"
-        ) from None
-    # an empty registry: a $ref to a web address is an error, never a download
-    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
-    broken: list[str] = []
-    total = 0
-    for pairs in splits.values():
-        for example, _ in pairs:
-            total += 1
-            try:
-                problem = jsonschema.exceptions.best_match(
-                    validator.iter_errors(json.loads(example.answer or ""))
-                )
-                text = f"{problem.json_path}: {problem.message}" if problem else ""
-            except json.JSONDecodeError as error:
-                text = f"not JSON: {error.msg}"
-            except Unresolvable as error:
-                raise RowError(
-                    f"{path} refers to {error.ref!r}, which it does not hold",
-                    where="data.schema",
-                    fix="put the definition into the schema itself, under $defs",
-                ) from None
-            if text:
-                broken.append(f"  {example.source}: {text[:160]}")
-    if broken:
-        more = f"\n  … and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        listing = "\n".join(broken[:SHOWN])
-        raise RowCheckFailed(
-            f"the answers of {len(broken)} of {total} rows break the schema:\n{listing}{more}",
-            where="data.schema",
-            fix=f"mend these rows, or {path}",
-        )
-
-
-def _check_golds(recipe: Recipe, splits: dict[str, list[Pair]]) -> None:
-    """The rows that evaluate will score can be scored: said before training, not after it."""
-    scored = splits.get("test") or splits.get("validation")
-    if not scored:
-        return
-    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
-    golds = [example.answer for example, _ in splits["train"] if example.answer is not None]
-    check_golds(make_task(recipe.evaluate.task, schema, golds), [example for example, _ in scored])
-
-
-def _counts(pairs: Sequence[Pair], dropped: Sequence[str]) -> dict[str, Any]:
-    lengths = np.asarray([len(encoded.ids) for _, encoded in pairs])
-    learned = np.asarray([sum(encoded.learned) for _, encoded in pairs])
-    quantiles = {f"p{q}": int(np.percentile(lengths, q, method="inverted_cdf")) for q in (50, 90, 99)}
-    return {
-        "rows": len(pairs),
-        "documents": len({example.document for example, _ in pairs}),
-        "tokens": int(lengths.sum()),
-        "learned_tokens": int(learned.sum()),
-        "length": {"min": int(lengths.min()), **quantiles, "max": int(lengths.max())},
-        "longest_answer": int(learned.max()),
-        "dropped_overlong": list(dropped),
-    }

@@ -2,84 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tunesmith.contract import Contract, Encoded
-from tunesmith.example import Example
+from tunesmith.example import Example, Message
 from tunesmith.proof import Proof
 
 Pair = tuple[Example, Encoded]
+DIRECT = 20_000  # rows whose prompt is encoded once more on its own; after them one in EVERY
+EVERY = 32
+
+
+class Rules:
+    """The five rules for rows of one contract."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._begins = _template_bos(contract)
+        self._bos = -1 if contract.bos_id is None else contract.bos_id
+        self._pad = (
+            None
+            if contract.pad_id == contract.terminator_id or not contract.pad_is_control
+            else contract.pad_id
+        )
+
+    def texts(self) -> dict[str, str]:
+        """What each rule says."""
+        return {
+            "prompt_is_prefix": "the ids that generation starts from begin the row's ids, none of them learned",
+            "terminator_learned": f"each learned answer ends with a learned {self._contract.terminator}",
+            "bos_count": f"exactly the template's {self._begins} BOS, and never two",
+            "no_pad_learned": "no padding is learned",
+            "some_learned": "more than 0 % and less than 100 % of the tokens are learned",
+        }
+
+    def broken(self, example: Example, encoded: Encoded, direct: bool = True) -> Iterator[str]:
+        """Names of the rules that a row breaks. `direct`: its prompt is rendered and encoded again by itself."""
+        ids, learned = encoded
+        begins = (self._bos >= 0) if example.is_text else self._begins
+        if not example.is_text:
+            if direct and not _is_prefix(self._contract, example, encoded):
+                yield "prompt_is_prefix"
+            if not _ends(self._contract, example, encoded):
+                yield "terminator_learned"
+        if begins > 1 or ids.count(self._bos) != begins:
+            yield "bos_count"
+        if (
+            self._pad is not None
+            and self._pad in ids
+            and any(one and here == self._pad for here, one in zip(ids, learned, strict=True))
+        ):
+            yield "no_pad_learned"
+        if not 0 < sum(learned) < len(ids) + example.is_text:
+            yield "some_learned"
 
 
 def contract_proofs(contract: Contract, split: str, pairs: Sequence[Pair]) -> Iterator[Proof]:
     """Five proofs over every row; the figure is the number of rows that break the rule, the limit 0."""
+    rules = Rules(contract)
+    broken: dict[str, list[str]] = {}
+    for example, encoded in pairs:
+        for rule in rules.broken(example, encoded):
+            broken.setdefault(rule, []).append(example.id)
+    yield from split_proofs(rules, split, len(pairs), len(pairs), broken)
 
-    def proof(name: str, broken: list[str], rule: str) -> Proof:
-        named = f"; first: {', '.join(broken[:3])}" if broken else ""
-        return Proof(f"{name}_{split}", not broken, len(broken), 0, f"{rule} ({len(pairs)} rows){named}")
 
-    yield proof(
-        "prompt_is_prefix",
-        [example.id for example, encoded in pairs if not _is_prefix(contract, example, encoded)],
-        "the ids that generation starts from are a prefix of the row's ids, and none of them is learned",
-    )
-    yield proof(
-        "terminator_learned",
-        [example.id for example, encoded in pairs if not _ends(contract, example, encoded)],
-        f"each learned answer ends with a learned {contract.terminator}",
-    )
-    begins = _template_bos(contract)
-    yield proof(
-        "bos_count",
-        [
-            example.id
-            for example, encoded in pairs
-            if begins > 1 or encoded.ids.count(_bos(contract)) != begins
-        ],
-        f"exactly the template's {begins} BOS, and never two",
-    )
-    yield proof(
-        "no_pad_learned",
-        [example.id for example, encoded in pairs if _learns(encoded, contract.pad_id, contract)],
-        "no padding is learned",
-    )
-    yield proof(
-        "some_learned",
-        [example.id for example, encoded in pairs if not 0 < sum(encoded.learned) < len(encoded.ids)],
-        "more than 0 % and less than 100 % of the tokens are learned",
-    )
+def split_proofs(
+    rules: Rules, split: str, rows: int, direct: int, broken: Mapping[str, Sequence[str]]
+) -> Iterator[Proof]:
+    """The proofs from the ids of the rows that broke each rule. `direct`: rows whose prompt was encoded by itself."""
+    for name, rule in rules.texts().items():
+        ids = broken.get(name, [])
+        named = f"; first: {', '.join(ids[:3])}" if ids else ""
+        part = (
+            f", {direct} of them by encoding the prompt by itself"
+            if name == "prompt_is_prefix" and direct < rows
+            else ""
+        )
+        yield Proof(f"{name}_{split}", not ids, len(ids), 0, f"{rule} ({rows} rows{part}){named}")
 
 
 def _is_prefix(contract: Contract, example: Example, encoded: Encoded) -> bool:
     prompt = contract.prompt_ids(example.prompt)
     first = next((turn for turn, message in enumerate(example.messages) if message.learned), None)
-    before = contract.prompt_ids(example.messages[:first]) if first is not None else prompt
+    if first is None or first == len(example.messages) - 1:
+        before = prompt
+    else:
+        before = contract.prompt_ids(example.messages[:first])
     return encoded.ids[: len(prompt)] == prompt and not any(encoded.learned[: len(before)])
 
 
 def _ends(contract: Contract, example: Example, encoded: Encoded) -> bool:
-    spans = [
-        t
-        for t, learned in enumerate(encoded.learned)
-        if learned and (t + 1 == len(encoded.learned) or not encoded.learned[t + 1])
-    ]
+    ids, learned = encoded
+    ends = []
+    at = 0
+    while True:
+        try:
+            begin = learned.index(True, at)
+        except ValueError:
+            break
+        try:
+            at = learned.index(False, begin)
+        except ValueError:
+            at = len(learned)
+        ends.append(at - 1)
     answers = sum(message.learned for message in example.messages)
-    return len(spans) == answers and all(encoded.ids[t] == contract.terminator_id for t in spans)
-
-
-def _bos(contract: Contract) -> int:
-    return -1 if contract.bos_id is None else contract.bos_id
+    return len(ends) == answers and all(ids[t] == contract.terminator_id for t in ends)
 
 
 def _template_bos(contract: Contract) -> int:
     """BOS in the text that the template writes, counted on the text and not on ids."""
-    from tunesmith.example import Message
-
     bos = contract.special.get("bos_token")
     return contract.render([Message("user", "question")], answer_next=True).count(bos) if bos else 0
-
-
-def _learns(encoded: Encoded, pad: int, contract: Contract) -> bool:
-    if pad == contract.terminator_id or not contract.pad_is_control:
-        return False  # a token of its own right: told apart by place alone
-    return any(learned and one == pad for one, learned in zip(encoded.ids, encoded.learned, strict=True))

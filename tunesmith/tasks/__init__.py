@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.errors import RowCheckFailed
 from tunesmith.lookup import find
 from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table, Task, TaskMaker
 
 __all__ = ["TASKS", "Detail", "Golds", "Parsed", "Table", "Task", "TaskMaker", "make_task"]
-
-
-_NAMED, _SHOWN = 3, 60  # answers that a message lists, and characters of each
 
 
 def _extraction(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
@@ -28,25 +24,15 @@ def _text(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
 
 
 def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-    """Extraction where a schema is given or every answer is a JSON object, text where few are; RowCheckFailed between:
-    a handful of broken rows among objects must not turn the scores of fields into scores of words."""
+    """Extraction where a schema is given or most answers are JSON objects, else text: a handful of broken rows must
+    not turn the scores of fields into scores of words. The data check `unparsable` names those rows."""
     from tunesmith.tasks.json_answer import read_object
 
     golds = list(golds)
-    if schema is not None:
-        return _extraction(schema, golds)
-    others = [gold for gold in golds if read_object(gold).value is None]
-    if others and 2 * len(others) <= len(golds):
-        shown = ", ".join(
-            repr(gold if len(gold) <= _SHOWN else f"{gold[:_SHOWN]}…") for gold in others[:_NAMED]
-        )
-        raise RowCheckFailed(
-            f"{len(others)} of {len(golds)} training answers are no JSON object, the others are: {shown}"
-            + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""),
-            where="evaluate.task: auto",
-            fix="set evaluate.task: text or extraction, or mend these rows",
-        )
-    return (_text if others or not golds else _extraction)(schema, golds)
+    objects = [gold for gold in golds if read_object(gold).value is not None]
+    if schema is not None or 2 * len(objects) > len(golds):
+        return _extraction(schema, objects)
+    return _text(schema, golds)
 
 
 TASKS: dict[str, TaskMaker] = {"auto": _auto, "extraction": _extraction, "text": _text}

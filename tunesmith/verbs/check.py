@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from tunesmith import console
 from tunesmith.base import Base, resolve
-from tunesmith.contract import Contract
+from tunesmith.contract import Contract, Encoded
+from tunesmith.data.cache import FOLDER
+from tunesmith.data import inspect_table
+from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
+from tunesmith.data.reject import set_aside
 from tunesmith.errors import ProofFailed
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
@@ -16,12 +21,16 @@ from tunesmith.tasks.schema import load_schema
 from tunesmith.train.order import Order
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
+_GOLDS = 20_000
 
 
-def check(recipe: Recipe, show: int = 0) -> dict[str, Any]:
-    """Prints what a run would do with this recipe; raises what a run would raise before training."""
+def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None = None) -> dict[str, Any]:
+    """Prints what a run would do with this recipe; raises what a run would raise before training.
+
+    Prepared rows are kept in `runs_dir` for the run. With `reject_to` bad rows are set aside there instead.
+    """
     base = resolve(recipe.model)
-    prepared = build(recipe, base)
+    prepared = build(recipe, base, runs_dir / FOLDER)
     contract = prepared.contract
     console.say(f"recipe    {recipe.name}: sound")
     console.say(f"base      {base.name} in {base.folder} ({_size(base)})")
@@ -29,77 +38,88 @@ def check(recipe: Recipe, show: int = 0) -> dict[str, Any]:
         f"contract  template {contract.template_name}, answers end with {contract.terminator}, "
         f"{'no BOS' if contract.bos_id is None else 'BOS ' + str(contract.special.get('bos_token'))}"
     )
-    _lengths(prepared)
+    inspect_table.say_report(prepared.report, max_length=recipe.data.max_length)
+    page = prepared.folder / "report.html"
+    prepared.write_page(recipe, page)
+    console.say(f"page      {page}")
+    if reject_to is not None:
+        return {"report": prepared.report} | _set_aside(recipe, prepared, reject_to)
+    verdict(recipe, prepared.report)
     proofs = prepared.proofs()
-    for proof in proofs:
-        console.say(proof.line())
+    for name, rows in prepared.splits.items():
+        rules = [
+            proof.name.removesuffix(f"_{name}")
+            for proof in proofs
+            if proof.name.endswith(f"_{name}") and proof.passed
+        ]
+        console.say(f"proved    {name}, {len(rows)} rows: {', '.join(rules)}")
     failed = [proof.name for proof in proofs if not proof.passed]
+    for proof in proofs:
+        if not proof.passed:
+            console.say(proof.line())
     if failed:
         raise ProofFailed(f"{len(failed)} proofs failed: {', '.join(failed)}")
     _schedule(recipe, prepared)
     _task(recipe, prepared)
     if show:
         _show(contract, prepared, show)
-    return {"report": prepared.report()}
+    return {"report": prepared.report}
+
+
+def _set_aside(recipe: Recipe, prepared: Prepared, target: Path) -> dict[str, Any]:
+    """Rows that can't be used, and those that a check of level error names, into `target`; the others beside it."""
+    fatal = {one["name"] for one in prepared.report["inspection"]["checks"] if one["level"] == "error"}
+    if recipe.data.overlong != "drop":
+        fatal.add("overlong")
+    fatal.add("unreadable")
+    found = [
+        (one["source"], one["check"], one["detail"]) for one in prepared.findings() if one["check"] in fatal
+    ]
+    unreadable = [one for one in found if one[1] == "unreadable"]
+    return {
+        "set_aside": set_aside(
+            recipe.data, [one for one in found if one not in unreadable], unreadable, target
+        )
+    }
 
 
 def _size(base: Base) -> str:
     return f"{sum(path.stat().st_size for path in base.weight_files) / 1e9:.2f} GB, {base.config.get('model_type')}"
 
 
-def _lengths(prepared: Prepared) -> None:
-    rows = []
-    for name, counts in prepared.report()["splits"].items():
-        length = counts["length"]
-        rows.append(
-            [
-                name,
-                counts["rows"],
-                counts["documents"],
-                counts["tokens"],
-                f"{counts['learned_tokens'] / counts['tokens']:.0%}",
-            ]
-            + [length[key] for key in ("min", "p50", "p90", "p99", "max")]
-        )
-    console.table(
-        "rows      lengths in tokens",
-        ("split", "rows", "documents", "tokens", "learned", "min", "p50", "p90", "p99", "max"),
-        rows,
-    )
-
-
 def _schedule(recipe: Recipe, prepared: Prepared) -> None:
-    rows = len(prepared.splits["train"])
+    splits = {name: counts["rows"] for name, counts in prepared.report["splits"].items()}
     train = recipe.train
-    order = Order(rows, batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps)
-    steps, per_epoch = order.steps, order.steps_per_epoch
-    scored = (
-        "test" if "test" in prepared.splits else "validation" if "validation" in prepared.splits else None
+    order = Order(
+        splits["train"], batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps
     )
-    console.say(f"training  {steps} steps of {recipe.train.batch} rows ({steps / per_epoch:.2f} epochs)")
+    console.say(
+        f"training  {order.steps} steps of {train.batch} rows ({order.steps / order.steps_per_epoch:.2f} epochs)"
+    )
+    scored = next((name for name in ("test", "validation") if name in splits), None)
     if scored is None:
         console.warn(
             "there are no test and no validation rows: nothing would be scored (data.split sets some aside)"
         )
-    else:
-        chose = (
-            " (the same rows choose the checkpoint: the report will say so)" if scored == "validation" else ""
-        )
-        console.say(f"scores    on {len(prepared.splits[scored])} {scored} rows{chose}")
+        return
+    chose = " (the same rows choose the checkpoint: the report will say so)" if scored == "validation" else ""
+    console.say(f"scores    on {splits[scored]} {scored} rows{chose}")
 
 
 def _task(recipe: Recipe, prepared: Prepared) -> None:
     schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
-    task = make_task(
-        recipe.evaluate.task, schema, [example.answer or "" for example, _ in prepared.splits["train"]]
-    )
+    golds = [example.answer for example in prepared.splits["train"].sample(_GOLDS) if example.answer]
+    task = make_task(recipe.evaluate.task, schema, golds)
     console.say(f"task      {task.name}, headline {task.headline}")
 
 
 def _show(contract: Contract, prepared: Prepared, count: int) -> None:
     """Rows as the model reads them. Learned text is green on a terminal, in ⟦ ⟧ elsewhere."""
     colour = sys.stdout.isatty()
-    for example, encoded in prepared.splits["train"][:count]:
+    rows = prepared.splits["train"]
+    for number in range(min(count, len(rows))):
+        example = rows.example(number)
+        encoded = Encoded(rows.ids(number).tolist(), rows.learned(number).tolist())
         console.say(
             f"\n── {example.id} ({example.source}): {len(encoded.ids)} tokens, {sum(encoded.learned)} learned"
         )
