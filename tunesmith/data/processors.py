@@ -138,9 +138,7 @@ def _one_task(row: Row) -> Example:
     if cue is None and not body.endswith(":"):
         body = f"{body}\n\n{TASKS[task][1]}"
     order, _, article = body.partition("\n\n")
-    document = (
-        _text_of(row, "doc_id") or _text_of(row, "document") or _name_of(max(body.split("\n"), key=len))
-    )
+    document = _text_of(row, "doc_id") or _text_of(row, "document") or _name_of(_longest(body))
     turns = [Message("user", body, context=len(order) + 2 if article else len(body))]
     if answer is not None:
         turns.append(Message("assistant", answer, learned=True))
@@ -200,6 +198,11 @@ def _task_of(prompt: str) -> str:
         if word in end
     ]
     return named[0] if len(named) == 1 else ""
+
+
+def _longest(prompt: str) -> str:
+    """The article of a prompt: its longest line that is no cue."""
+    return max((line for line in prompt.split("\n") if not line.endswith(":")), key=len, default=prompt)
 
 
 def _name_of(text: str) -> str:

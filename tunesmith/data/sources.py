@@ -203,18 +203,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def _distinct(named: Sequence[tuple[str, Path | None]]) -> list[str]:
     """Names that are told apart: of files with one name by their folders, of a file named twice by a number."""
-    names = [name for name, _ in named]
+    name_of = {one: one[0] for one in named}
     for depth in range(2, 12):
-        counts = Counter(names)
-        if all(count == 1 for count in counts.values()):
-            break
-        names = [
-            name if counts[name] == 1 or path is None else "/".join(path.parts[-depth:])
-            for name, (_, path) in zip(names, named, strict=True)
-        ]
+        counts = Counter(name_of.values())
+        for (name, path), now in list(name_of.items()):
+            if counts[now] > 1 and path is not None:
+                name_of[name, path] = "/".join(path.parts[-depth:])
     seen: Counter[str] = Counter()
-    for position, name in enumerate(names):
+    names = []
+    for one in named:
+        name = name_of[one]
         seen[name] += 1
-        if seen[name] > 1:
-            names[position] = f"{name}({seen[name]})"
+        names.append(name if seen[name] == 1 else f"{name}({seen[name]})")
     return names
