@@ -126,6 +126,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
 def written(rows: Path, *words: str) -> Recipe:
     """The recipe that init writes for these rows."""
     out = rows.parent / "written.yaml"
+    out.unlink(missing_ok=True)
     assert main(["init", str(rows), "--out", str(out), *words]) == 0
     return load_recipe(out)
 
@@ -156,7 +157,7 @@ def test_the_same_rows_give_the_same_recipe(tmp_path: Path) -> None:
     rows = comma(tmp_path)
     written(rows)
     first = (tmp_path / "written.yaml").read_text()
-    written(rows, "--force")
+    assert main(["init", str(rows), "--out", str(tmp_path / "written.yaml"), "--force"]) == 0
     assert (tmp_path / "written.yaml").read_text() == first
     assert str(rows) in first and "# " in first
 
@@ -194,7 +195,7 @@ def test_files_beside_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[st
     first = texts()[0]
     jsonl(tmp_path / "ward_dev.jsonl", [*held_out, {"question": first[0], "answer": "another"}])
     capsys.readouterr()
-    written(rows, "--force")
+    written(rows)
     assert "1 validation prompts stand in ward_train.jsonl" in capsys.readouterr().err
     assert main(["check", str(tmp_path / "written.yaml"), "--runs-dir", str(tmp_path / "runs")]) == 3
 

@@ -47,6 +47,7 @@ def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]
         seen=seen,
         others=others,
         task=task,
+        unparsable=unparsable,
         lengths=lengths,
         positions=positions,
         script=_script(seen),

@@ -38,6 +38,8 @@ class Findings:
     seen: Look
     others: dict[str, Look]
     task: str
+    unparsable: int
+    """Answers that are no JSON object where most are."""
     lengths: Lengths
     positions: int | None
     script: str | None
@@ -218,12 +220,13 @@ def _train(found: Findings) -> list[str]:
 
 
 def _evaluate(found: Findings) -> list[str]:
-    why = (
-        "the fields of the JSON answers"
-        if found.task == "extraction"
-        else "words shared with the known answer"
-    )
-    lines = ["evaluate:", _line("task", found.task, why)]
+    if found.unparsable:  # `extraction` can't read an answer that is none; auto leaves it to the data check
+        task, why = "auto", "extraction, as most answers are JSON objects; say so once the others are mended"
+    elif found.task == "extraction":
+        task, why = "extraction", "scores by field of the JSON answers"
+    else:
+        task, why = "text", "words shared with the known answer"
+    lines = ["evaluate:", _line("task", task, why)]
     scored = found.others.get("test") or found.others.get("validation")
     rows = len(scored.examples) if scored else round(found.examples * max(shares(found).values(), default=0))
     most = 100 if found.on_starter else 500
