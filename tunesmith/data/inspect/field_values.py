@@ -20,6 +20,7 @@ ALONE, TOGETHER = (
 )  # natural log of how much likelier in the other field: one value; each of two exchanged
 _KNOWN = 3  # times that a word has to be met in a field before it speaks for it
 _FLOOR = 0.2
+_AT_HOME = 0.34  # share of a value's known words that may be at home in its field, where the value is not
 _MEMORY = 50_000
 
 
@@ -47,11 +48,9 @@ _DIGITS = re.compile(r"\d+")
 _LETTERS = re.compile(r"[^\W\d]+")
 
 
-def features(text: str) -> frozenset[str]:
-    """Words of a value, and the shape of those with digits: L858R is `a0a`."""
-    words = plain_words(text)
-    shapes = [_LETTERS.sub("a", _DIGITS.sub("0", word)) for word in words if not word.isalpha()]
-    return frozenset(words) | frozenset("shape " + shape for shape in shapes if "0" in shape)
+def shape(word: str) -> str:
+    """The shape of a word with digits: L858R is `a0a`."""
+    return "shape " + _LETTERS.sub("a", _DIGITS.sub("0", word))
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class ValueModels:
     names: tuple[str, ...]
     totals: tuple[int, ...]
     counts: Mapping[str, tuple[int, ...]]
-    """Feature → values of each field with it."""
+    """Word, or shape of words with digits → values of each field with it."""
 
     @classmethod
     def learn(cls, rows: Iterable[Sequence[tuple[str, str | None]]]) -> ValueModels:
@@ -78,9 +77,11 @@ class ValueModels:
         counts: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             for text, times in by_value[name].items():
-                for feature in features(text):
-                    counts.setdefault(feature, [0] * len(names))[place] += times
-        kept = {feature: tuple(found) for feature, found in counts.items() if sum(found) >= _KNOWN}
+                words = set(plain_words(text))
+                words |= {shape(word) for word in words if not word.isalpha()}
+                for word in words:
+                    counts.setdefault(word, [0] * len(names))[place] += times
+        kept = {word: tuple(found) for word, found in counts.items() if sum(found) >= _KNOWN}
         return cls(names, tuple(totals[name] for name in names), kept)
 
 
@@ -134,31 +135,38 @@ class SwapFinder:
         return known
 
     def _weigh(self, place: int, text: str, own: int) -> dict[str, float]:
-        totals = self._models.totals
-        score, spoken = [0.0] * len(totals), 0
-        for feature in features(text):
-            counts = self._models.counts.get(feature)
-            if counts is None:
+        totals, names = self._models.totals, self._models.names
+        score, spoken, at_home = [0.0] * len(totals), 0, 0
+        for word in dict.fromkeys(plain_words(text)):
+            rates = self._rates(word, place, own)
+            if rates is None and not word.isalpha():
+                rates = self._rates(shape(word), place, own)
+            if rates is None:
                 continue
-            others = [count - own if field == place else count for field, count in enumerate(counts)]
-            if max(others) < _KNOWN:
-                continue
-            rates = [
-                (max(count, 0) + _FLOOR) / (total + 1) for count, total in zip(others, totals, strict=True)
-            ]
-            best = max(rates)
-            if rates[place] == best:
-                return {}  # a word that is at home here
             spoken += 1
+            at_home += rates[place] == max(rates)
             score = [have + math.log(rate) for have, rate in zip(score, rates, strict=True)]
-        if not spoken:
+        if not spoken or at_home > _AT_HOME * spoken:
             return {}
-        here = score[place]
+        here, size = score[place], math.sqrt(spoken)
         return {
-            self._models.names[field]: (there - here) / math.sqrt(spoken)
+            names[field]: (there - here) / size
             for field, there in enumerate(score)
             if there > here and field != place
         }
+
+    def _rates(self, word: str, place: int, own: int) -> list[float] | None:
+        """How usual the word is in each field, the row itself (`own`) left out; None for a word that is too rare."""
+        counts = self._models.counts.get(word)
+        if counts is None:
+            return None
+        others = [count - own if field == place else count for field, count in enumerate(counts)]
+        if max(others) < _KNOWN:
+            return None
+        return [
+            (max(count, 0) + _FLOOR) / (total + 1)
+            for count, total in zip(others, self._models.totals, strict=True)
+        ]
 
 
 def _short(text: str) -> str:

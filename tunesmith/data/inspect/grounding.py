@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from tunesmith.data.inspect.row_view import RowView
 ANSWER = ""  # the field name of an answer that has no fields
 LEAST = 50  # values to know a habit by
 _USUAL = 0.75  # a median coverage below: this field is inferred or written freely, nothing can be said of one value
-_RARE = 0.05  # the share of values that may have so little coverage
-_STEPS = (1 / 3, 0.2, 0.0)
+# coverage, and the share of values that may have so little for it to be out of the ordinary
+_STEPS = ((0.5, 0.01), (1 / 3, 0.03), (0.0, 0.05))
 _LABEL = 5  # times that an inferred value has to be met to be a label of its own
 _MEMORY = 50_000
 
@@ -82,8 +83,8 @@ class GroundingNorms:
             found.sort()
             if len(found) < LEAST or found[len(found) // 2] < _USUAL:
                 continue
-            for step in _STEPS:
-                if sum(one <= step for one in found) <= _RARE * len(found):
+            for step, rare in _STEPS:
+                if bisect_right(found, step) <= rare * len(found):
                     limits[name] = step
                     break
         labels = {key for key, times in without.items() if times >= _LABEL and 2 * times >= seen[key]}

@@ -147,7 +147,7 @@ def _without(ending: str, cues: tuple[str, ...]) -> str:
 
 def _lengths(row: RowView, body: str) -> set[int]:
     """Lengths that a limit in characters may have been put on: whole, without the instruction, without the cue."""
-    whole, before = len(row.ending), row.context
+    whole, before = row.length, row.context
     return {whole, whole - before, len(body), len(body) - before}
 
 

@@ -53,15 +53,26 @@ def group_leak(given: Facts, held: int, other: int) -> Leak:
 
 
 def near_leak(given: Facts, held: int, other: int) -> Leak:
-    """Almost the same text on both sides, the prompt not being the same."""
+    """Almost the same text on both sides, directly or by way of rows between; the same prompt is an exact leak."""
+    prompts, side = given.facts["prompt"], given.side
     first, second = given.pairs[:, 0].astype(np.int64), given.pairs[:, 1].astype(np.int64)
-    swapped = given.side[first] > given.side[second]
-    low, high = np.where(swapped, second, first), np.where(swapped, first, second)
-    prompts = given.facts["prompt"]
-    across = (given.side[low] == other) & (given.side[high] == held) & (prompts[low] != prompts[high])
-    rows, places = np.unique(low[across], return_index=True)
+    rows, cluster = _clusters(first, second)
+    low, high = side[rows] == other, side[rows] == held
+    # a held-out row of each cluster; -1: it has none
+    out = np.full(cluster.max(initial=-1) + 1, -1, np.int64)
+    out[cluster[high][::-1]] = rows[high][::-1]
+    inside = np.zeros(len(out), bool)
+    inside[cluster[low]] = True
+    named = rows[low & (out[cluster] >= 0)]
+    like = out[cluster][low & (out[cluster] >= 0)]
+    gone = rows[high & inside[cluster]]
+    for one, two in ((first, second), (second, first)):  # better a direct pair than one by way of others
+        direct = (side[one] == other) & (side[two] == held)
+        like[np.searchsorted(named, one[direct])] = two[direct]
+    exact = exact_leak(given, held, other)
+    kept = ~np.isin(named, exact.related.rows)
     detail = f"almost the same stands in {SIDES[held]}:"
-    return Leak(Related(rows, high[across][places], detail), np.unique(high[across]))
+    return Leak(Related(named[kept], like[kept], detail), gone[~np.isin(prompts[gone], prompts[exact.held])])
 
 
 def duplicate(given: Facts) -> Related:
@@ -82,9 +93,11 @@ def near_duplicate(given: Facts) -> Related:
     documents, prompts = facts["document"], facts["prompt"]
     other_document = (documents[first] != documents[second]) | (documents[first] == _NO_DOCUMENT)
     alike = (side[first] == side[second]) & (prompts[first] != prompts[second]) & other_document
-    low, high = np.minimum(first, second)[alike], np.maximum(first, second)[alike]
-    rows, places = np.unique(high, return_index=True)
-    return Related(rows, low[places], "almost the same as")
+    rows, cluster = _clusters(first[alike], second[alike])
+    leaders = np.full(cluster.max(initial=-1) + 1, -1, np.int64)
+    leaders[cluster[::-1]] = rows[::-1]
+    others = leaders[cluster]
+    return Related(rows[rows != others], others[rows != others], "almost the same as")
 
 
 def contradiction(given: Facts) -> Related:
@@ -138,6 +151,18 @@ def repeats(facts: NDArray[np.void]) -> dict[str, Any]:
         "prompts_with_different_answers": int((answers > 1).sum()),
         "exact": int(len(facts) - len(both)),
     }
+
+
+def _clusters(first: Rows, second: Rows) -> tuple[Rows, NDArray[np.int32]]:
+    """Rows that have a pair, in order, and the number of the cluster that each hangs together with: of many rows that
+    are alike, not every two are a pair."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.union1d(first, second)
+    at = np.searchsorted(rows, first), np.searchsorted(rows, second)
+    graph = coo_array((np.ones(len(first), np.int8), at), shape=(len(rows), len(rows)))
+    return rows, connected_components(graph, directed=False)[1] if len(rows) else np.zeros(0, np.int32)
 
 
 def _shared(

@@ -18,12 +18,13 @@ class RowView:
     fields: (field, value) of an answer that is a JSON object, nested ones by `outer.inner`; None for other answers.
     asked: what the user said, where values are looked for.
     ending: the last turn before the answer, without space at its end; empty for plain text.
+    length: characters of that turn, space at its end included.
     context: character of `ending` at which the row's own input begins.
     """
 
     __slots__ = (
-        "_flat", "_set", "_words", "answer", "asked", "context", "ending", "example", "fields", "is_text", "number",
-        "parsed", "prompt", "sampled",
+        "_flat", "_set", "_words", "answer", "asked", "context", "ending", "example", "fields", "is_text", "length",
+        "number", "parsed", "prompt", "sampled",
     )  # fmt: skip
 
     def __init__(
@@ -38,9 +39,10 @@ class RowView:
         self.prompt = (
             self.asked if len(turns) == 1 and not self.is_text else "\n".join([t.content for t in turns])
         )
-        self.ending, self.context = "", 0
+        self.ending, self.length, self.context = "", 0, 0
         if turns and not self.is_text:
-            self.ending, self.context = turns[-1].content.rstrip(), turns[-1].context
+            last = turns[-1]
+            self.ending, self.length, self.context = last.content.rstrip(), len(last.content), last.context
         self.parsed = parse(self.answer) if self.answer and self.answer.strip() else None
         value = self.parsed.value if self.parsed else None
         self.fields = flatten(value) if isinstance(value, dict) else None
