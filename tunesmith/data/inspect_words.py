@@ -29,6 +29,11 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
 
 
+def counted(number: int, share: float) -> str:
+    """12 · 2.4 %; 0 needs no share."""
+    return f"{count(number)} · {percent(share)}" if number else "0"
+
+
 def rows_of(lengths: Mapping[str, Any]) -> int:
     """Rows of one split, from its histogram."""
     return int(sum(lengths["histogram"]["counts"]))

@@ -47,17 +47,20 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size
 .level { display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 0.78rem; font-weight: 600;
   background: var(--panel); color: var(--grey); } .level.error { background: var(--stop); color: var(--stop-ink); }
 .level.warn { background: var(--warn); color: var(--warn-ink); }
-.finding summary .many { font-variant-numeric: tabular-nums; margin-left: 6px; }
+.finding summary .many { font-variant-numeric: tabular-nums; margin-left: 6px; display: inline-block; }
 .finding summary .what { display: block; color: var(--soft); font-size: 0.86rem; padding-left: 1.05em; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 4px 24px; }
 .pair > * { min-width: 0; } .pair figure svg { min-width: 0; } figcaption { font-size: 0.86rem; color: var(--soft); }
 .bar { display: inline-block; width: 84px; height: 9px; border-radius: 2px; background: var(--line); overflow: hidden;
   vertical-align: middle; } .bar i { display: block; height: 100%; background: var(--tuned); }
+.bar.two { position: relative; } .bar.two i { position: absolute; left: 0; top: 0; opacity: 0.45; }
+.bar.two i + i { opacity: 1; }
 .bar.bad i { background: var(--bad); } .bar.grey i { background: var(--grey); }
+table.counts .of { min-width: 8em; } table.counts td, table.bars td:not(:first-child) { white-space: nowrap; }
 .of { display: inline-block; min-width: 4.6em; text-align: right; margin-left: 8px; white-space: nowrap; }
 td .code, .code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: 0.86em; white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); border-radius: 4px;
-  padding: 1px 5px; }
+  padding: 1px 5px; unicode-bidi: isolate; } td .code { overflow-wrap: break-word; }
 details { border: 1px solid var(--line); border-radius: 8px; margin: 8px 0; padding: 0 14px; }
 details[open] { padding-bottom: 10px; } summary { cursor: pointer; padding: 8px 0; }
 details details { border: none; padding: 0; margin: 4px 0; } details details summary { color: var(--soft);
