@@ -255,6 +255,8 @@ def text(row): return "text"
 def mixed(row): return [Example.make("q", "a"), {"q": "a"}]
 def unanswered(row): return Example.make(row["q"], None)
 def fails(row): return row["missing"]
+def deep(row): return inner(row)
+def inner(row): return json.loads("{")
 def role(row): return Example("", (Message("human", "q"), Message("assistant", "a", True)))
 def plain(row): return Example("", (Message("text", row["q"], True),))
 number = 5
@@ -294,6 +296,7 @@ def test_a_users_processor(own: str) -> None:
         ("mixed", "returned a list that holds dict"),
         ("unanswered", "made an Example without an answer"),
         ("fails", "KeyError: 'missing'"),
+        ("deep", "JSONDecodeError: Expecting"),
         ("role", "made a turn with the role 'human'"),
     ],
 )
@@ -301,8 +304,8 @@ def test_what_a_processor_does_wrong_is_told(own: str, function: str, told: str)
     with pytest.raises(BadRow) as caught:
         made(ROW, f"{own}:{function}")
     assert told in str(caught.value) and f"{own}:{function}" in str(caught.value)
-    if function == "fails":
-        assert caught.value.hint == f"{own}.py:11, in fails"
+    hints = {"fails": f"{own}.py:12, in fails", "deep": f"{own}.py:14, in inner"}
+    assert caught.value.hint == hints.get(function)
 
 
 def test_a_processor_that_always_fails_ends_the_reading(own: str, tmp_path: Path) -> None:
@@ -312,7 +315,7 @@ def test_a_processor_that_always_fails_ends_the_reading(own: str, tmp_path: Path
         read_file(path, Manner(processor=f"{own}:fails"))
     said = str(caught.value)
     assert "the first 100 rows all fail for one reason" in said and "KeyError: 'missing'" in said
-    assert f"where: {own}.py:11, in fails" in said
+    assert f"where: {own}.py:12, in fails" in said
 
 
 def test_processors_that_are_none(own: str) -> None:

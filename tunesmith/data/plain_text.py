@@ -50,7 +50,8 @@ def read_text(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
 
 def paragraphs(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
     """Runs of lines that are not blank, each with the number of its first line."""
-    first, lines, length = 0, [], 0
+    lines: list[bytes] = []
+    first = length = 0
     for number, line in enumerate(file, 1):
         if line.removeprefix(b"\xef\xbb\xbf").isspace():
             if lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from tunesmith.data.processors import PROCESSORS
@@ -115,11 +116,10 @@ def _told(made: object) -> str:
 
 
 def _origin(error: Exception) -> str | None:
-    """File, line and function of the innermost frame."""
-    frame = error.__traceback__
-    if frame is None or frame.tb_next is None:
+    """File, line and function of the innermost frame in the processor's own file."""
+    frames = list(walk_tb(error.__traceback__))[1:]
+    if not frames:
         return None
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    code = frame.tb_frame.f_code
-    return f"{Path(code.co_filename).name}:{frame.tb_lineno}, in {code.co_name}"
+    own = frames[0][0].f_code.co_filename
+    frame, line = next(one for one in reversed(frames) if one[0].f_code.co_filename == own)
+    return f"{Path(own).name}:{line}, in {frame.f_code.co_name}"

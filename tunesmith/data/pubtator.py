@@ -63,13 +63,13 @@ def parse_document(document: bytes, first: int) -> dict[str, Any] | str:
     try:
         text = document.decode("utf-8-sig" if first == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = first + document[: error.start].count(b"\n")
-        return f"not UTF-8 (line {line}); save the file as UTF-8"
+        torn = first + document[: error.start].count(b"\n")
+        return f"not UTF-8 (line {torn}); save the file as UTF-8"
     row: dict[str, Any] = {"pmid": "", "title": "", "abstract": "", "mentions": [], "relations": []}
     whole = None
     try:
-        for number, line in enumerate(text.rstrip("\n").split("\n"), first):
-            line = line.rstrip("\r")
+        for number, whole_line in enumerate(text.rstrip("\n").split("\n"), first):
+            line = whole_line.rstrip("\r")
             head = line.split("|", 2)
             if len(head) == 3 and head[1] in ("t", "a") and "\t" not in head[0]:
                 _text(row, head, number)

@@ -96,7 +96,8 @@ def _of_hub(split: str, source: Source, where: str) -> Iterable[SourceFile]:
     repository = source.hub or ""
     files, commit = hub.dataset_files(repository, source.revision, where)
     chosen = choose_files(files, split, source.files, repository, where)
-    for name, path in zip(chosen, hub.fetch_dataset(repository, commit, chosen, where), strict=True):
+    paths = hub.fetch_dataset(repository, source.revision, commit, chosen, where)
+    for name, path in zip(chosen, paths, strict=True):
         yield SourceFile(split, f"{repository}/{name}", path, source.weight, commit)
 
 

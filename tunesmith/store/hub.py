@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from tunesmith.errors import AccessError, OutOfRoom
 from tunesmith.store.secrets import secret
@@ -42,7 +43,8 @@ def dataset_files(repository: str, revision: str | None, where: str) -> tuple[tu
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    http_error = HfHubHTTPError.__mro__[1]  # the HTTP library's own, whichever the hub's library stands on
+    # the HTTP library's own, whichever the hub's library stands on
+    http_error = cast(type[Exception], HfHubHTTPError.__mro__[1])
     with _told(repository, revision, "data set", f"{where}.hub", f"{where}.revision"):
         try:
             info = HfApi(token=secret("HF_TOKEN")).dataset_info(repository, revision=revision, timeout=30)
@@ -57,12 +59,14 @@ def dataset_files(repository: str, revision: str | None, where: str) -> tuple[tu
         return tuple(one.rfilename for one in info.siblings or ()), str(info.sha)
 
 
-def fetch_dataset(repository: str, commit: str, files: Sequence[str], where: str) -> list[Path]:
+def fetch_dataset(
+    repository: str, revision: str | None, commit: str, files: Sequence[str], where: str
+) -> list[Path]:
     """These files of a data set at a commit, downloaded or from the cache."""
     from huggingface_hub import hf_hub_download
 
     with _told(repository, commit, "data set", f"{where}.hub", f"{where}.revision"):
-        return [
+        paths = [
             Path(
                 hf_hub_download(
                     repository, name, repo_type="dataset", revision=commit, token=secret("HF_TOKEN")
@@ -70,20 +74,29 @@ def fetch_dataset(repository: str, commit: str, files: Sequence[str], where: str
             )
             for name in files
         ]
+        if revision != commit:  # the cache's own way to remember what a branch or tag stood for
+            ref = _cache(repository) / "refs" / (revision or "main")
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit, "utf-8")
+    return paths
+
+
+def _cache(repository: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / ("datasets--" + repository.replace("/", "--"))
 
 
 def _cached(repository: str, revision: str | None) -> tuple[tuple[str, ...], str] | None:
     """Files of a data set that lie in the cache, and their commit."""
-    from huggingface_hub import constants
-
-    home = Path(constants.HF_HUB_CACHE) / ("datasets--" + repository.replace("/", "--"))
+    home = _cache(repository)
     ref = home / "refs" / (revision or "main")
     commit = ref.read_text("utf-8").strip() if ref.is_file() else revision or ""
     folder = home / "snapshots" / commit
     if not commit or not folder.is_dir():
         return None
     return tuple(
-        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     ), commit
 
 
