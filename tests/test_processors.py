@@ -245,6 +245,7 @@ def test_record_requests() -> None:
 # ---- the user's own
 
 OWN = """
+import json
 from tunesmith.example import Example, Message
 def good(row): return Example.make(row["q"], row["a"], slices={"kind": "k"}, document="d")
 def two(row): return [Example.make(row["q"], row["a"]), Example.make("again " + row["q"], row["a"])]
