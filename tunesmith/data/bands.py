@@ -123,7 +123,11 @@ class Bands:
             else:
                 a, b = np.searchsorted(self.rows, [start, start + len(block)])
                 row = self.rows[a:b] - start
-            hashed = (block[:, places][row].astype(np.uint64) * salt).reshape(len(row), count, -1).sum(2)
+            hashed = (
+                (block[:, places][row].astype(np.uint64) * salt)
+                .reshape(len(row), count, len(salt) // count)
+                .sum(2)
+            )
             hashed = mix(hashed) >> self.bits << self.bits | (row + start).astype(np.uint64)[:, None]
             keys[:, filled : filled + len(row)] = hashed.T
             filled += len(row)
