@@ -154,7 +154,8 @@ def cancer() -> dict[str, Any]:
         "fields": [
             {"name": name, "rows": 5000, "null": null, "distinct": 40 + 30 * i, "top": top,
              "separators": {";": 900, ",": 120, " and ": 77} if i > 2 else {},
-             "verbatim": verbatim, "normalised": normalised, "coverage": coverage}
+             "verbatim": verbatim, "normalised": normalised, "coverage": coverage,
+             "nothing": 0.37 if name == "stage" else 0.01}
             | ({"off_list": 68, "off_list_top": [["III A", 44], ["I (T1c)", 24]]} if name == "stage" else {})
             for i, (name, null, verbatim, normalised, coverage, top) in enumerate(fields)
         ],

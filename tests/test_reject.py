@@ -69,10 +69,10 @@ def test_any_rows_any_findings_add_up(tmp_path_factory, lines, ends, bom, chosen
     out = folder / "bad.jsonl"
     if len(bad) == len(rows):
         with pytest.raises(RowError, match="would be set aside"):
-            set_aside(data, findings, [], out)
+            set_aside(data, findings, out)
         assert [path.name for path in folder.iterdir()] == ["rows.jsonl"]
         return
-    made = set_aside(data, findings, [(place, rows[place][0]) for place in broken[:1]], out)
+    made = set_aside(data, findings + [(place, UNREADABLE, rows[place][0]) for place in broken[:1]], out)
     assert (made["rows"], made["rejected"]) == (len(rows), len(bad))
     assert made["kept"] + made["rejected"] == made["rows"]
     if not bad:
@@ -111,7 +111,9 @@ def test_the_line_that_is_printed_goes_on(tmp_path, capsys):
     found = [("my rows.jsonl:2", "schema", "no stage"), ("my rows.jsonl:2", "empty_answer", "empty"),
              ("test.jsonl:6", "exact_leak", "as my rows.jsonl:6")]  # fmt: skip
     data = Data(train=str(train), test=str(test))
-    made = set_aside(data, found, [("my rows.jsonl:4", "prompt is empty")], tmp_path / "bad.jsonl")
+    made = set_aside(
+        data, [*found, ("my rows.jsonl:4", UNREADABLE, "prompt is empty")], tmp_path / "bad.jsonl"
+    )
     said = aside(tmp_path / "bad.jsonl")
     assert said[0] == {"source": "my rows.jsonl:2", "checks": ["schema", "empty_answer"],
                        "details": ["no stage", "empty"], "row": GOOD[1]}  # fmt: skip
@@ -135,7 +137,7 @@ def test_several_sources_keep_their_weights_and_names(tmp_path):
     parts = [{"path": str(tmp_path / "a/rows.jsonl"), "weight": 2.0}, {"path": str(tmp_path / "b/rows.jsonl")},
              {"path": "starter"}]  # fmt: skip
     data = Data.model_validate({"train": parts})
-    made = set_aside(data, [("b/rows.jsonl:1", "schema", "")], [], tmp_path / "bad.jsonl")
+    made = set_aside(data, [("b/rows.jsonl:1", "schema", "")], tmp_path / "bad.jsonl")
     assert not (tmp_path / "rows.kept.jsonl").exists()  # of a, which had nothing to lose
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: r\nmodel: {base: starter}\ndata: {train: starter}\n")
@@ -167,9 +169,7 @@ def test_other_kinds_of_files_become_lines_of_the_same_rows(tmp_path, kind):
         path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     before = list(read_rows(path))
     bad = [before[1][0], before[3][0]]
-    made = set_aside(
-        Data(train=str(path)), [(place, "schema", "x") for place in bad], [], tmp_path / "bad.jsonl"
-    )
+    made = set_aside(Data(train=str(path)), [(place, "schema", "x") for place in bad], tmp_path / "bad.jsonl")
     assert made["rejected"] == 2
     kept = [row for _, row in read_rows(tmp_path / "rows.kept.jsonl")]
     assert kept == [row for place, row in before if place not in bad]
@@ -184,13 +184,13 @@ def test_nothing_is_overwritten(tmp_path):
     for there in ("bad.jsonl", "train.kept.jsonl"):
         (tmp_path / there).write_text("mine")
         with pytest.raises(AccessError, match=there) as error:
-            set_aside(Data(train=str(train)), found, [], tmp_path / "bad.jsonl")
+            set_aside(Data(train=str(train)), found, tmp_path / "bad.jsonl")
         assert "rm " in (error.value.fix or "")
         assert (tmp_path / there).read_text() == "mine"
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["train.jsonl", there])
         (tmp_path / there).unlink()
     with pytest.raises(AccessError, match="not overwritten"):
-        set_aside(Data(train=str(train)), found, [], train)
+        set_aside(Data(train=str(train)), found, train)
 
 
 def test_nothing_is_half_written(tmp_path, monkeypatch):
@@ -205,9 +205,9 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(reject._Whole, "write", full)
         with pytest.raises(OutOfRoom):
-            set_aside(Data(train=str(train)), found, [], tmp_path / "bad.jsonl")
+            set_aside(Data(train=str(train)), found, tmp_path / "bad.jsonl")
     with pytest.raises(AccessError, match="no folder") as error:
-        set_aside(Data(train=str(train)), found, [], tmp_path / "not" / "bad.jsonl")
+        set_aside(Data(train=str(train)), found, tmp_path / "not" / "bad.jsonl")
     assert "mkdir -p" in (error.value.fix or "")
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
@@ -227,25 +227,23 @@ def test_a_lost_row_is_a_bug_that_is_seen(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(reject._Whole, "write", forgets)
             with pytest.raises(AssertionError, match="rejected"):
-                set_aside(
-                    Data(train=str(train)), [("train.jsonl:5", "schema", "x")], [], tmp_path / "bad.jsonl"
-                )
+                set_aside(Data(train=str(train)), [("train.jsonl:5", "schema", "x")], tmp_path / "bad.jsonl")
         assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
 
 def test_a_finding_without_a_row_is_seen(tmp_path):
     train = write(tmp_path / "train.jsonl", GOOD)
     with pytest.raises(AssertionError, match=r"train.jsonl:77"):
-        set_aside(Data(train=str(train)), [("train.jsonl:77", "schema", "x")], [], tmp_path / "bad.jsonl")
+        set_aside(Data(train=str(train)), [("train.jsonl:77", "schema", "x")], tmp_path / "bad.jsonl")
     with pytest.raises(RowError, match="starter") as error:
-        set_aside(Data(train="starter"), [("starter:r-1", "grounding", "x")], [], tmp_path / "bad.jsonl")
+        set_aside(Data(train="starter"), [("starter:r-1", "grounding", "x")], tmp_path / "bad.jsonl")
     assert "grounding: warn" in (error.value.fix or "")
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
 
 def test_nothing_to_set_aside_writes_nothing(tmp_path, capsys):
     train = write(tmp_path / "train.jsonl", GOOD)
-    made = set_aside(Data(train=str(train)), NONE, [], tmp_path / "bad.jsonl")
+    made = set_aside(Data(train=str(train)), NONE, tmp_path / "bad.jsonl")
     assert (made["rows"], made["kept"], made["rejected"], made["set"]) == (6, 6, 0, [])
     assert "no row has to be set aside" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
@@ -255,6 +253,6 @@ def test_one_file_named_twice_is_written_once(tmp_path):
     train = write(tmp_path / "train.jsonl", GOOD)
     data = Data.model_validate({"train": [{"path": str(train)}, {"path": str(train), "weight": 3.0}]})
     place = f"{resolve_sources(data)[1].name}:3"
-    made = set_aside(data, [(place, "schema", "x")], [], tmp_path / "bad.jsonl")
+    made = set_aside(data, [(place, "schema", "x")], tmp_path / "bad.jsonl")
     assert made["rows"] == 6 and made["rejected"] == 1
     assert made["set"][0].count("train.kept.jsonl") == 2

@@ -82,6 +82,7 @@ def fields_section(inspection: Mapping[str, Any]) -> str:
             f"{least}{count(one['distinct'])}",
             _ground(one),
             escape(percent(one.get("verbatim"))),
+            escape(percent(one.get("nothing"))),
         ]
         rows.append(
             cells + ([count(one["off_list"]) if one.get("off_list") is not None else "–"] if listed else [])
@@ -98,7 +99,7 @@ def fields_section(inspection: Mapping[str, Any]) -> str:
     return (
         f"{table(head, rows, kind='bars')}"
         '<p class="note">The bar: the share of the values\' words that stand in the input, its dark part whole values '
-        "to the letter. A field far below the others is inferred by whoever wrote the answers"
+        "to the letter. Where many values have no word in it, whoever wrote the answers inferred them"
         f"{'; off the list: values beside the few that nearly all rows use' if listed else ''}.</p>{folded}"
     )
 

@@ -31,19 +31,16 @@ _BOM = b"\xef\xbb\xbf"
 Reasons = dict[str, list[tuple[str, str]]]
 
 
-def set_aside(
-    data: Data,
-    findings: Iterable[tuple[str, str, str]],
-    unreadable: Iterable[tuple[str, str]],
-    target: Path,
-) -> dict[str, Any]:
+def set_aside(data: Data, findings: Iterable[tuple[str, str, str]], target: Path) -> dict[str, Any]:
     """Writes `target` and the copies beside it, says what it did, and returns the counts.
 
-    `findings`: (place, check, detail) of rows whose check is an error; `unreadable`: (place, why). Places are
-    `name:number` as `read_batches` gives them. A line of `target`: {source, checks, details, row}, the row as it
-    stood in its file (its text where it is no row). Raises RowError or AccessError before anything is in place.
+    `findings`: (place, check, detail) of rows to set aside; of rows that can't be read the check is `unreadable`.
+    Places are `name:number` as `read_batches` gives them. A line of `target`: {source, checks, details, row}, the
+    row as it stood in its file (its text where it is no row). Raises RowError or AccessError before anything is in place.
     """
-    reasons = _by_place(findings, unreadable)
+    reasons: Reasons = {}
+    for place, check, why in findings:
+        reasons.setdefault(place, []).append((check, why))
     sources = resolve_sources(data)
     paths = list(dict.fromkeys(one.path for one in sources if one.path is not None))
     copies = _copies(paths, target)
@@ -80,15 +77,6 @@ def told(result: dict[str, Any]) -> list[str]:
         f"{result['file']} holds the {result['rejected']:,} set aside, each with its reasons; go on with"
     )
     return [*lines, *(f"  --set {one}" for one in result["set"])]
-
-
-def _by_place(findings: Iterable[tuple[str, str, str]], unreadable: Iterable[tuple[str, str]]) -> Reasons:
-    reasons: Reasons = {}
-    for place, check, detail in findings:
-        reasons.setdefault(place, []).append((check, detail))
-    for place, why in unreadable:
-        reasons.setdefault(place, []).append((UNREADABLE, why))
-    return reasons
 
 
 def _part(path: Path, names: list[str], reasons: Reasons, copy: Path, out: _Whole) -> dict[str, int]:

@@ -72,15 +72,10 @@ def _set_aside(recipe: Recipe, prepared: Prepared, target: Path) -> dict[str, An
     if recipe.data.overlong != "drop":
         fatal.add("overlong")
     fatal.add("unreadable")
-    found = [
+    found = (
         (one["source"], one["check"], one["detail"]) for one in prepared.findings() if one["check"] in fatal
-    ]
-    unreadable = [one for one in found if one[1] == "unreadable"]
-    return {
-        "set_aside": set_aside(
-            recipe.data, [one for one in found if one not in unreadable], unreadable, target
-        )
-    }
+    )
+    return {"set_aside": set_aside(recipe.data, found, target)}
 
 
 def _size(base: Base) -> str:
