@@ -2,7 +2,7 @@
 
 A tracker works in a thread of its own and is asked how far it has come. It gets the lines that it lacks from
 metrics.jsonl and then each new one, so a killed and resumed run goes on in the same tracked run and no step is logged
-twice. Whatever goes wrong there is one warning; training never waits for it, except a minute at its end.
+twice. Whatever goes wrong there is one warning; training never waits for it, except half a minute at its end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from tunesmith.run import Run
 from tunesmith.train.tracker import CURVES, Outcome, Tracker
 
 Line = Mapping[str, Any]
-_AT_THE_END = 60.0  # seconds that a tracker has for what it still holds
+_AT_THE_END: dict[Outcome, float] = {
+    "finished": 30.0,
+    "failed": 30.0,
+    "stopped": 10.0,
+}  # seconds for what it still holds
 
 
 Opener = Callable[[Recipe, Run, str | None], Tracker]
@@ -77,7 +81,7 @@ class Tracked:
         self._file = run.path / "trackers" / f"{name.replace(':', '.')}.json"
         self._queue: SimpleQueue[Line | Outcome] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
-        self._fresh = True
+        self._fresh, self._left = True, False
 
     def begin(self, lines: Sequence[Line]) -> None:
         """Opens it. `lines`: those up to the resumed step; none of them: training begins anew."""
@@ -90,11 +94,13 @@ class Tracked:
         """A line of metrics.jsonl with its timing: `step`, figures, `time`."""
         self._queue.put(dict(line))
 
-    def close(self, outcome: Outcome, within: float = _AT_THE_END) -> None:
-        """Waits `within` seconds for what is under way."""
+    def close(self, outcome: Outcome) -> None:
+        """Waits a while for what is under way; less after a signal, since whoever sent it waits too."""
+        within = _AT_THE_END[outcome]
         self._queue.put(outcome)
         self._thread.join(within)
         if self._thread.is_alive():
+            self._left = True
             console.warn(
                 f"{self.name} has not answered within {within:.0f} s: its last lines may be missing there"
             )
@@ -117,7 +123,8 @@ class Tracked:
                     tracker.log(last, figures, float(item.get("time", 0.0)))
         except Exception as error:  # a service of somebody else's: no fault of it may end a training
             what = error.what if isinstance(error, TunesmithError) else str(error).strip().partition("\n")[0]
-            console.warn(f"{self.name} is left out from here on: {type(error).__name__}: {what[:200]}")
+            if not self._left:
+                console.warn(f"{self.name} is left out from here on: {type(error).__name__}: {what[:200]}")
 
     def _known_id(self) -> str | None:
         """The tracked run to go on with; another recipe that begins anew begins another."""

@@ -12,7 +12,7 @@ from tunesmith.view import words
 from tunesmith.view.sources import all_runs
 from tunesmith.view.summary import Summary, summarise
 
-_SHORTEST = 12  # columns of a name
+_SHORTEST = 10  # columns of a name
 
 
 def runs(runs_dir: str | Path) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
-from tunesmith.run import Run
 from tunesmith.store.s3 import is_s3
 from tunesmith.view import words
-from tunesmith.view.series import Series, gaps, load_series, read_lines
+from tunesmith.view.series import Series, gaps, load_series
 from tunesmith.view.sources import Source, look_at
 from tunesmith.view.summary import Summary, summarise
 
@@ -40,7 +39,7 @@ def show(name: str, runs_dir: str | Path) -> dict[str, Any]:
         _print_state(one, now)
         _print_recipe(recipe)
         _print_rows(run.read_json(run.data / "report.json").get("splits", {}))
-        _print_training(run, series, one)
+        _print_training(series, one)
         if one.headline:
             _print_headline(one.headline)
         _print_proofs(proofs)
@@ -101,7 +100,7 @@ def _print_rows(splits: Mapping[str, Any]) -> None:
         _line("rows", ", ".join(parts))
 
 
-def _print_training(run: Run, series: dict[str, Series], one: Summary) -> None:
+def _print_training(series: dict[str, Series], one: Summary) -> None:
     if "loss" not in series:
         return
     text = f"training {series['loss'].values[-1]:.4f} at step {series['loss'].steps[-1]}"
@@ -114,15 +113,11 @@ def _print_training(run: Run, series: dict[str, Series], one: Summary) -> None:
     _line("loss", text)
     if one.best_loss is not None:
         _line("best", f"validation {one.best_loss:.4f} at step {one.best_step}")
-    timing = read_lines(run.timing_file)
-    if timing:
-        speed = statistics.median(line["tokens_per_second"] for line in timing)
-        memory = max(line["memory_gib"] for line in timing)
-        spent = words.clock(sum(line["seconds"] for line in timing))
-        _line(
-            "speed",
-            f"{speed:,.0f} tokens/s (median), peak memory {memory:.1f} GiB, {spent} in training steps",
-        )
+    if "tokens_per_second" in series:
+        speed = f"{statistics.median(series['tokens_per_second'].values):,.0f} tokens/s (median)"
+        if "memory_gib" in series:
+            speed += f", peak memory {max(series['memory_gib'].values):.1f} GiB"
+        _line("speed", f"{speed}, {words.clock(sum(series['seconds'].values))} in training steps")
 
 
 def _print_headline(found: Mapping[str, Any]) -> None:
