@@ -242,7 +242,7 @@ def test_long_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Captu
     rows[0]["question"] = " ".join(word(random.Random(n)) for n in range(6000))
     recipe = written(jsonl(tmp_path / "long.jsonl", rows))
     assert recipe.data.max_length == 4096 and recipe.data.overlong == "drop"
-    assert "leaves out 1 rows" in (tmp_path / "written.yaml").read_text()
+    assert "leaves out 1 of 60 rows" in (tmp_path / "written.yaml").read_text()
 
 
 STRANGE: dict[str, tuple[str, str, str]] = {

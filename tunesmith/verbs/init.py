@@ -21,7 +21,7 @@ from tunesmith.run import write_atomic
 from tunesmith.store import hub
 from tunesmith.tasks.json_answer import read_object
 from tunesmith.tokenizer_files import TOKENIZER_FILES
-from tunesmith.verbs.init_recipe import Findings, Lengths, recipe_text
+from tunesmith.verbs.init_recipe import Findings, Lengths, limit, recipe_text
 
 _WORDS = {
     "validation": ("validation", "valid", "val", "development", "devel", "dev"),
@@ -29,6 +29,7 @@ _WORDS = {
 }
 _TRAIN = re.compile(r"train(?:ing)?", re.IGNORECASE)
 _SHOWN = 3
+_NEARLY_ALL = 0.98
 
 
 def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]:
@@ -61,7 +62,8 @@ def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]
     console.say(f"wrote     {out}: each value with its reason; read it once")
     if expected:
         console.say(
-            "first     `check` will end with what is said above: mend the rows, or set its level in data.checks"
+            "first     `check` will end with what is said above: mend the rows, set them aside\n"
+            f"          (tunesmith check {out} --reject-to rejected.jsonl), or set a level in data.checks"
         )
     console.say(f"next      tunesmith check {out}\n          tunesmith run {out}")
     return {"recipe": str(out)}
@@ -185,6 +187,12 @@ def _say_what(found: Findings) -> None:
         f"tokens    half of the rows up to {lengths.p50}, 90 % up to {lengths.p90}, 99 % up to {lengths.p99}, "
         f"longest {lengths.longest} (tokenizer of {found.base})"
     )
+    most, over = limit(found)
+    if found.kept < _NEARLY_ALL:
+        console.warn(
+            f"{over} of {len(lengths.all)} rows are longer than the {most} tokens that {found.base} takes, and will be "
+            "left out; a base with more positions (--base) takes them"
+        )
     if found.script:
         console.say(f"script    {found.script}: an answer in another one will be an error")
 
@@ -197,6 +205,11 @@ def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
         if one.bad:
             listing = "\n  ".join(one.bad[:_SHOWN])
             found.append(f"{len(one.bad)} rows of {name} can't be used:\n  {listing}")
+        shared = len(one.examples) - len({example.id for example in one.examples})
+        if shared:
+            found.append(
+                f"{shared} rows of {name} have the id of another row; rename the column, or make ids unique"
+            )
         empty = sum(not answer.strip() for answer in answers_of(one))
         if empty:
             found.append(f"{empty} rows of {name} have an empty answer (check empty_answer)")

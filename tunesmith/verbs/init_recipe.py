@@ -11,7 +11,8 @@ from pathlib import Path
 from tunesmith.data.look import Look
 
 _COLUMN = 34  # where comments begin
-_MOST = 4096  # tokens of a row that nobody asked more for
+_LONG = 4096  # tokens: rows over it are costly, so one in a hundred may be left out
+_PIECE = 2048  # tokens of a piece of plain text
 _STEPS = 300  # of the starter: a few minutes on two cores
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _WORDS_OF_YAML = {"true", "false", "null", "yes", "no", "on", "off", "~"}
@@ -54,6 +55,12 @@ class Findings:
         """In all of the file, by those of the rows looked at."""
         seen = self.seen
         return round(seen.rows * len(seen.examples) / seen.looked)
+
+    @property
+    def kept(self) -> float:
+        """Share of the rows that are not too long."""
+        is_text = self.seen.manner.format == "text"
+        return 1.0 if is_text else 1 - limit(self)[1] / len(self.lengths.all)
 
 
 def recipe_text(found: Findings) -> str:
@@ -132,18 +139,27 @@ def _length(found: Findings) -> Iterator[str]:
         "max_length", most, f"half of the rows have up to {lengths.p50} tokens, the longest {lengths.longest}"
     )
     if over:
-        yield _line("overlong", "drop", f"leaves out {over} rows; an answer is never cut")
+        yield _line(
+            "overlong", "drop", f"leaves out {over} of {len(lengths.all)} rows; an answer is never cut"
+        )
     elif not found.seen.whole:
         yield _line("overlong", "drop", "not all rows were counted: leaves out what is longer still")
 
 
 def limit(found: Findings) -> tuple[int, int]:
-    """data.max_length, and how many of the rows looked at are longer."""
+    """data.max_length, and how many of the rows looked at are longer.
+
+    All rows, unless the longest are far out; never more than the model has positions.
+    """
+    lengths = found.lengths
+    longest = lengths.longest if lengths.longest <= _LONG else lengths.p99
     margin = 1 if found.seen.whole else 1.25
-    step = 64 if found.lengths.longest <= 1024 else 256
-    wanted = -(-int(found.lengths.longest * margin) // step) * step
-    most = min(wanted, _MOST, found.positions or _MOST)
-    return most, sum(one > most for one in found.lengths.all)
+    step = 64 if longest <= 1024 else 256
+    most = -(-int(longest * margin) // step) * step
+    if found.seen.manner.format == "text":
+        most = min(most, _PIECE)
+    most = min(most, found.positions or most)
+    return most, sum(one > most for one in lengths.all)
 
 
 def shares(found: Findings) -> dict[str, float]:
@@ -202,7 +218,7 @@ def epochs(found: Findings) -> int:
 
 def _train(found: Findings) -> list[str]:
     times, batch = epochs(found), 8 if found.on_starter or found.examples < 1000 else 16
-    kept = found.examples * (1 - sum(shares(found).values()))
+    kept = found.examples * found.kept * (1 - sum(shares(found).values()))
     steps = max(1, round(times * kept / batch))
     lines = ["train:", _line("epochs", times, f"{found.examples} rows: some {steps} steps")]
     if found.on_starter and steps > 1.5 * _STEPS:
