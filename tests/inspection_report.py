@@ -76,7 +76,8 @@ def whole(inspection: dict[str, Any], refused: int = 0) -> dict[str, Any]:
     ]
     return {
         "schema_version": 1, "splits": splits, "sources": sources, "left_out": 0,
-        "refused": [{"what": f"{refused} rows", "where": "train.jsonl:3", "fix": "mend"}] if refused else [],
+        "refused": [{"what": f"{refused} of 9 rows can't be used:\n  train.jsonl:3: {HOSTILE[0]}\n  x: {HOSTILE[2]}",
+                     "where": "train.jsonl:3", "fix": "mend"}] if refused else [],
         "overlong": {"rows": 0, "of": 0, "longest": 0, "first": []}, "trimmed": {"rows": 0, "tokens": 0},
         "unscorable": None, "positions": 4096, "inspection": inspection,
         "cache": "5f1c0d3a9be04f7c",

@@ -173,3 +173,19 @@ def test_leaked_rows_are_not_counted_twice():
     )  # 17 near leaks in each of three pairs: 17 validation rows and 17 test rows at least
     text = re.sub(r"<[^>]+>", "|", render(made.whole(report), name="x"))
     assert re.search(r"leaked rows, at least\|+34\|+exact 0, near 34, group 0", text)
+
+
+def test_rows_that_cannot_be_used_are_named():
+    report = made.whole(made.clean(), refused=3)
+    report["overlong"] = {
+        "rows": 2,
+        "of": 5000,
+        "longest": 9000,
+        "first": [["train.jsonl:7", 9000], [made.HOSTILE[1], 4000]],
+    }
+    tags = Tags(render(report, name="x", max_length=2048))
+    assert set(tags.seen) <= KNOWN | {"pre"}
+    text = re.sub(r"\s+", " ", tags.text)
+    assert "6 rows can't be used." in text and "3 of 9 rows can't be used: train.jsonl:3: </main>" in text
+    assert "2 of 5,000 rows are over data.max_length (2,048 tokens)" in text and "train.jsonl:79,000" in text
+    assert "\x1b" not in text

@@ -47,7 +47,7 @@ def render(
     """
     inspection = report["inspection"]
     sections = {
-        "checks": ("Checks", _checks(inspection)),
+        "checks": ("Checks", _unusable(report, max_length) + _checks(inspection)),
         "lengths": ("Lengths", _lengths(inspection, max_length)),
         "leaks": ("Leaks and repeats", _leaks(inspection)),
         "answers": ("Answers", answers_section(inspection)),
@@ -148,6 +148,35 @@ def _facts(report: Report, facts: Iterable[tuple[str, str]]) -> str:
 
 
 # ---- checks
+
+
+def _unusable(report: Report, max_length: int | None) -> str:
+    """What keeps rows from being used at all: the errors that reading them ended with, and rows over the limit."""
+    parts = []
+    texts = [str(one["what"]) for one in report.get("refused", ())]
+    if report.get("unscorable"):
+        texts.append(str(report["unscorable"]["what"]))
+    for text in texts:
+        first, *more = [one_line(line) for line in text.split("\n")]
+        below = f"<pre>{escape(chr(10).join(more))}</pre>" if more else ""
+        stops = '<span class="level error">error</span>'
+        parts.append(
+            f'<details class="finding" open><summary>{stops} {escape(first)}</summary>{below}</details>'
+        )
+    long = report.get("overlong") or {}
+    if long.get("rows"):
+        limit = f" ({count(max_length)} tokens)" if max_length else ""
+        said = f"{count(long['rows'])} of {count(long['of'])} rows are over data.max_length{limit}"
+        rows = [
+            [f"<span class=code>{escape(one_line(str(place), 80))}</span>", count(n)]
+            for place, n in long["first"]
+        ]
+        parts.append(
+            f'<details class="finding"><summary><b>overlong</b> <span class="many">{escape(said)}</span>'
+            f'<span class="what">The longest has {count(long["longest"])} tokens.</span></summary>'
+            f"{table(['row', 'tokens'], rows)}</details>"
+        )
+    return "".join(parts)
 
 
 def _checks(inspection: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def set_aside(data: Data, findings: Iterable[tuple[str, str, str]], target: Path
 
     `findings`: (place, check, detail) of rows to set aside; of rows that can't be read the check is `unreadable`.
     Places are `name:number` as `read_batches` gives them. A line of `target`: {source, checks, details, row}, the
-    row as it stood in its file (its text where it is no row). Raises RowError or AccessError before anything is in place.
+    row as it stood in its file (its text where it is no row). RowError or AccessError before anything is in place.
     """
     reasons: Reasons = {}
     for place, check, why in findings:
