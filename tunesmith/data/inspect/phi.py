@@ -14,7 +14,9 @@ _DATE = (
     rf"|{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}|\d{{1,2}} {_MONTH}\.?,? \d{{4}})"
 )
 
-_RUN = re.compile(r"\d[\d\-. ()]{2,}\d")  # numbers of four digits and more: most texts have few
+_NOT_DIGITS = bytes(sorted(set(range(256)) - set(b"0123456789")))
+# begins with a set of characters, which `re` looks for fast; a number, or several with nothing but signs between
+_RUN = re.compile(r"\d(?:[\d\-. ()]*\d)?")
 _PHONE = re.compile(
     r"""(?<![\w./-])
     (?: (?:\+?1[-. ]?)?(?:\([2-9]\d\d\)\s?|[2-9]\d\d[-. ])[2-9]\d\d[-. ]\d{4}   # North America
@@ -45,7 +47,7 @@ _WEB = re.compile(r"(?:https?|ftp)://[^\s<>\"')]+|\bwww\.[\w-]+\.[^\s<>\"')]+")
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IP = re.compile(rf"(?<![\d.])(?<!EC )(?<!EC)(?<!EC:)(?:{_OCTET}\.){{3}}{_OCTET}(?![\d]|\.\d)")
 _STREET = re.compile(
-    r"""\b\d{1,5}[A-Z]?\s(?:[NSEW]\.?\s|North\s|South\s|East\s|West\s)?(?:(?:[A-Z][\w'-]+|\d{1,3}(?:st|nd|rd|th))\s){1,3}
+    r"""\d{1,5}[A-Z]?\s(?:[NSEW]\.?\s|North\s|South\s|East\s|West\s)?(?:(?:[A-Z][\w'-]*|\d{1,3}(?:st|nd|rd|th))\s){1,3}
     (?: (?:Street|Avenue|Road|Boulevard|Lane|Highway|Parkway|Terrace|Blvd|Ave|Rd)\b
       | (?:St|Dr|Drive|Ct|Court|Pl|Place|Ln|Way|Sq|Square|Hwy)\b\.?(?=,|\s(?:Apt|Suite|Unit|\#)) )""",
     re.VERBOSE,
@@ -55,7 +57,6 @@ _CITY = re.compile(
     r", (?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]|"
     r"W[AIVY]) {1,2}\d{5}(?:-\d{4})?(?!\d)"
 )
-_HOUSE = re.compile(r"\d[A-Z]?\s[A-Z\d]")
 _WINDOW = 32  # characters before and after a number that tell what it is
 
 
@@ -66,10 +67,18 @@ def personal(text: str) -> list[tuple[str, int]]:
         found += [("mail", hit.start()) for hit in _MAIL.finditer(text)]
     if "://" in text or "www." in text:
         found += [("url", hit.start()) for hit in _WEB.finditer(text)]
+    if not text.encode("utf-8", "replace").translate(None, _NOT_DIGITS):
+        return found
+    streets: list[int] = []
     for run in _RUN.finditer(text):
-        kind = _number(text, *run.span())
+        begin, end = run.span()
+        kind = _number(text, begin, end) if end - begin > 3 else None
         if kind:
-            found.append((kind, run.start()))
+            found.append((kind, begin))
+        elif (
+            text[end : end + 2].istitle() and (street := _street(text, begin, end)) is not None
+        ):  # a space, a capital
+            streets.append(street)
     if "1-8" in text or "1 8" in text or "1.8" in text:
         found += [("phone", hit.start()) for hit in _VANITY.finditer(text)]
     low = text.lower()
@@ -77,11 +86,17 @@ def personal(text: str) -> list[tuple[str, int]]:
         found += [("birth_date", hit.start()) for hit in _BORN.finditer(text)]
     if "Box " in text:
         found += [("address", hit.start()) for hit in _BOX.finditer(text)]
-    streets = [hit.start() for hit in _STREET.finditer(text)] if _HOUSE.search(text) else []
     cities = [hit.start() for hit in _CITY.finditer(text)]
     found += [("address", begin) for begin in streets]
     # a street with its city is one address
     return found + [("address", at) for at in cities if not any(0 <= at - begin < 80 for begin in streets)]
+
+
+def _street(text: str, begin: int, end: int) -> int | None:
+    """Where a house number with its street begins, its last digit being before `end`."""
+    while end > begin and text[end - 1].isdigit():
+        end -= 1
+    return end if _STREET.match(text, end) else None
 
 
 def _number(text: str, begin: int, end: int) -> str | None:
