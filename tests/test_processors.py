@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data.doctor_answer import sections
+from tunesmith.data.doctor_sentence import ADVISES, DIAGNOSES, POINTER, TESTS, TREATS
 from tunesmith.data.files import read_rows
-from tunesmith.data.formats import BadRow, Manner, read_file, row_examples
+from tunesmith.data.formats import BadRow, Manner, format_of, read_file, row_examples
 from tunesmith.data.processors import TASKS
 from tunesmith.errors import RecipeError, RowError
 from tunesmith.example import Example, Message
@@ -124,6 +126,22 @@ def test_the_answer_has_both_headings_and_the_question_its_order() -> None:
     assert new.answer is None and new.messages[0].content.endswith("\n\nq")
     with pytest.raises(BadRow, match="there is no question"):
         made({"answer": "a"}, "diagnosis_treatment")
+
+
+@pytest.mark.realdata
+def test_words_that_are_looked_for_first_are_in_all_that_the_patterns_find(realdata: Path) -> None:
+    """A rule's words only save time: the mutant is a word too many, which would lose sentences."""
+    rules = [*TESTS, *DIAGNOSES, *ADVISES, *TREATS, POINTER]
+    found = 0
+    for _, row in read_rows(realdata / "medquad" / "medquad_qa.jsonl"):
+        assert isinstance(row, dict)
+        for sentence in re.split(r"(?<=[.!?])\s+", row["answer"].lower())[:20]:
+            for rule in rules:
+                if rule.pattern.search(sentence):
+                    found += 1
+                    assert rule.fits(sentence), (rule.words, sentence)
+    mutant = TESTS[1]._replace(words=("rule",))
+    assert found > 5000 and TESTS[1].fits("to confirm it") and not mutant.fits("to confirm it")
 
 
 @pytest.mark.realdata
@@ -317,6 +335,44 @@ def test_a_processor_that_always_fails_ends_the_reading(own: str, tmp_path: Path
     said = str(caught.value)
     assert "the first 100 rows all fail for one reason" in said and "KeyError: 'missing'" in said
     assert f"where: {own}.py:12, in fails" in said
+
+
+def test_columns_of_a_processor_have_to_be_there() -> None:
+    rows = [("f:1", {"q": "ask", "reply": "x"})]
+    manner = Manner(processor="diagnosis_treatment", columns={"question": "q", "answer": "reply"})
+    assert format_of(rows, manner) == "auto"
+    with pytest.raises(RecipeError, match=r"no column 'replay'; is 'reply' meant"):
+        format_of(rows, Manner(processor="diagnosis_treatment", columns={"answer": "replay"}))
+    with pytest.raises(BadRow, match="data.processor: annotated_abstract"):
+        row_examples(ABSTRACT, "f:1", Manner())
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.sampled_from(["keep", "out", "fail", "two", "none"]), max_size=40))
+def test_rows_in_are_kept_left_out_or_bad(rows: list[str]) -> None:
+    manner = Manner(processor="test_processors:scripted")
+    counts = Counter[str]()
+    sources = []
+    for number, what in enumerate(rows):
+        try:
+            some = row_examples({"what": what}, f"f:{number}", manner)
+        except BadRow as error:
+            travelled = pickle.loads(pickle.dumps(error))  # back from a worker
+            counts["bad" if travelled.args == error.args else "changed"] += 1
+            continue
+        counts["kept" if some else "out"] += 1
+        sources += [one.source for one in some]
+    assert counts.total() == len(rows) and counts["out"] == rows.count("out")
+    assert counts["bad"] == rows.count("fail") + rows.count("none")
+    wanted = [f"f:{i}" for i, what in enumerate(rows) for _ in range({"keep": 1, "two": 2}.get(what, 0))]
+    assert sources == wanted
+
+
+def scripted(row: Any) -> Any:
+    made = Example.make("q", "a")
+    if row["what"] == "fail":
+        raise ValueError("as told")
+    return {"keep": made, "out": [], "two": (made, made), "none": None}[row["what"]]
 
 
 def test_processors_that_are_none(own: str) -> None:

@@ -101,13 +101,13 @@ def format_of(rows: Iterable[tuple[str, Row | str]], manner: Manner) -> str:
 
     Looks at the first PEEK rows. RecipeError where data.columns names a column that none of them has.
     """
-    if manner.processor or (manner.format != "auto" and not manner.columns):
+    if not manner.columns and (manner.processor or manner.format != "auto"):
         return manner.format
     first = [row for _, row in islice(rows, PEEK) if not isinstance(row, str)]
     if manner.columns:
         _check_columns(first, manner, manner.columns)
         first = [renamed(row, manner.columns) for row in first]
-    if manner.format != "auto":
+    if manner.processor or manner.format != "auto":
         return manner.format
     for row in first:
         try:
@@ -191,6 +191,8 @@ def _guess(row: Row, manner: Manner) -> str:
     if fitting:
         return fitting[0]
     columns = ", ".join(sorted(set(row) - set(ABOUT))) or "none"
+    if {"title", "abstract", "mentions"} <= row.keys():
+        raise BadRow("it is an annotated abstract: data.processor: annotated_abstract makes rows of it")
     raise BadRow(
         f"no known format has the columns {columns} (instruction/input/output, prompt/completion, messages, "
         "conversations, chosen/rejected, or text; map yours in data.columns)"
@@ -203,14 +205,14 @@ def _check_columns(rows: list[Row], manner: Manner, columns: Mapping[str, str]) 
     answers = {column for _, needs, _ in formats for column in needs} | {"chosen"}
     for name, column in columns.items():
         where = f"data.columns.{name}"
-        if name not in known:
+        if name not in known and not manner.processor:  # a processor has columns of its own
             raise RecipeError(
                 f"{name!r} is no column of {'a known format' if manner.format == 'auto' else manner.format}"
                 + (" (the format's column comes first, then yours)" if column in known else ""),
                 where=where,
                 fix=f"one of {', '.join(sorted(known))}",
             )
-        if not rows or (not manner.labelled and name in answers):
+        if not rows or (not manner.labelled and (name in answers or manner.processor)):
             continue
         if not any(_has(row, column) for row in rows):
             there = list(dict.fromkeys(key for row in rows for key in row))
