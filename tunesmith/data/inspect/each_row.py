@@ -63,9 +63,8 @@ def unparsable(row: RowView, desk: Desk) -> list[str]:
     parsed = row.parsed
     if parsed is None:
         return []
-    desk.tally.count("parse", "rows")
     if parsed.value is not None:
-        desk.tally.count("parse", "parsed")
+        desk.tally.counts["parse", "parsed"] += 1
         return []
     return [
         next((one.removeprefix("unparsable: ") for one in parsed.problems), "the task can't read the answer")
@@ -77,7 +76,6 @@ def schema(row: RowView, desk: Desk) -> list[str]:
     parsed = row.parsed
     if parsed is None or not isinstance(parsed.value, dict):
         return []
-    desk.tally.count("schema", "rows")
     problem = desk.shapes.problem(parsed.value)
     if problem is None and parsed.has("schema"):
         problem = next(one for one in parsed.problems if one.startswith("schema:")).removeprefix("schema: ")
@@ -147,7 +145,6 @@ def missing_cue(row: RowView, desk: Desk) -> list[str]:
     """Prompts without the cue of the others."""
     if not row.ending:
         return []
-    desk.tally.count("prompt", "of")
     cue = desk.norms.prompt.cue(row)
     if cue is not None:
         desk.tally.count("prompt", "with_cue")
@@ -228,7 +225,7 @@ def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> tuple[Tally
     sampled = set(job.sampled[slice(*np.searchsorted(job.sampled, (start, stop)))].tolist())
     for number, example in enumerate(pool.examples(start, stop), start):
         row = RowView(number, example, job.parse, number in sampled)
-        _pair(row, desk.tally)
+        _kinds(row, desk.tally)
         for check, detector in DETECTORS.items():
             for detail in detector(row, desk):
                 found.append((check, number, detail))
@@ -236,16 +233,22 @@ def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> tuple[Tally
     return desk.tally, found
 
 
-def _pair(row: RowView, tally: Tally) -> None:
+def _kinds(row: RowView, tally: Tally) -> None:
+    """What kind of row it is: what the detectors' shares are of."""
+    counts = tally.counts
+    if row.parsed is not None:
+        counts["parse", "rows"] += 1
+        if isinstance(row.parsed.value, dict):
+            counts["schema", "rows"] += 1
+    if row.ending:
+        counts["prompt", "of"] += 1
     rejected = row.example.rejected
     if rejected is not None:
-        tally.count("pair", "rows")
+        counts["pair", "rows"] += 1
         size = len(row.answer or "") - len(rejected)
-        tally.count("pair", "chosen_longer" if size > 0 else "rejected_longer" if size < 0 else "same_length")
-        if row.answer == rejected:
-            tally.count("pair", "same_answer")
-        if not rejected.strip():
-            tally.count("pair", "empty_rejected")
+        counts["pair", "chosen_longer" if size > 0 else "rejected_longer" if size < 0 else "same_length"] += 1
+        counts["pair", "same_answer"] += row.answer == rejected
+        counts["pair", "empty_rejected"] += not rejected.strip()
 
 
 _at_work: tuple[Pool, Job, Desk] | None = None

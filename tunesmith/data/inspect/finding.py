@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tunesmith.data.inspect.relations import Related
 from tunesmith.data.pool import Pool
 from tunesmith.recipe import Checks
 
@@ -58,12 +58,17 @@ class Findings:
             self._others[check].append(-1)
             self._details[check].append(self._number(detail))
 
-    def relate(self, check: str, rows: NDArray[np.int64], others: NDArray[np.int64], detail: str) -> None:
-        """Rows that are like other rows; their names end the detail."""
+    def relate(self, check: str, related: Related) -> None:
+        """Rows that are like other rows, whose names end the detail."""
+        alike = np.zeros(len(related.rows)) if related.alike is None else np.floor(related.alike * 100) / 100
+        values, which = np.unique(alike, return_inverse=True)
+        told = [related.detail.format(alike="" if np.isnan(one) else f" ({one:.2f})") for one in values]
+        numbers = np.asarray([self._number(detail) for detail in told], np.int64)
+        details = numbers[which] if len(told) else np.zeros(0, np.int64)
         for mine, new in (
-            (self._rows, rows),
-            (self._others, others),
-            (self._details, np.full(len(rows), self._number(detail))),
+            (self._rows, related.rows),
+            (self._others, related.others),
+            (self._details, details),
         ):
             mine[check].frombytes(new.astype(np.intc).tobytes())
 

@@ -17,7 +17,7 @@ from tunesmith.data.inspect.each_row import Job, look_at_all
 from tunesmith.data.inspect.finding import CHAT, CHECKS, Findings, levels
 from tunesmith.data.inspect.lengths import lengths, limits
 from tunesmith.data.inspect.norms import learn, read_sample, sample
-from tunesmith.data.inspect.relations import REPEATS, SIDES, Facts, leaks, repeats
+from tunesmith.data.inspect.relations import LEAKS, REPEATS, SIDES, Facts, leaks, repeats
 from tunesmith.data.inspect.report import (
     boilerplate_report,
     fields_report,
@@ -28,7 +28,8 @@ from tunesmith.data.inspect.report import (
     scripts_report,
 )
 from tunesmith.data.inspect.tally import Tally
-from tunesmith.data.pool import Pool
+from tunesmith.data.nearest import nearest_similarity
+from tunesmith.data.pool import Pool, compared_text
 from tunesmith.recipe import Data
 from tunesmith.tasks.extraction import ExtractionTask
 from tunesmith.tasks.json_answer import read_object
@@ -77,17 +78,17 @@ def inspect(
         found.add(one for one in these if checks[one[0]] != "ignore")
     if tally.counts["pair", "rows"] and data.checks.phi == "auto":
         checks["phi"] = "error"
-    given = Facts(pool.facts, side, pairs)
-    leaked = _leaks(given, found, checks)
+    given = Facts(pool.facts, side, pairs, similarity)
+    leaked = _leaks(pool, given, found, checks)
     repeated = repeats(pool.facts)
     for check, finder in REPEATS.items():
         related = finder(given)
         if check == "near_duplicate":
             repeated["near"] = len(related.rows)
         if checks[check] != "ignore":
-            found.relate(check, related.rows, related.others, related.detail)
+            found.relate(check, related)
     report = {
-        "checks": _checks(pool, side, found, checks),
+        "checks": _checks(pool, side, found, checks, tally),
         "lengths": lengths(pool.facts, side),
         "limits": limits(pool.facts, data.max_length),
         "leaks": leaked,
@@ -105,21 +106,40 @@ def inspect(
     return Inspection(report, found)
 
 
-def _leaks(given: Facts, found: Findings, checks: Mapping[str, str]) -> dict[str, Any]:
+def _leaks(pool: Pool, given: Facts, found: Findings, checks: Mapping[str, str]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for check, name, leak, held in leaks(given):
         if checks[check] != "ignore":
-            found.relate(check, leak.related.rows, leak.related.others, leak.related.detail)
+            found.relate(check, leak.related)
         rows = len(leak.held)
         one = {"rows": rows, "share": rows / held, "named": len(leak.related.rows)}
         made.setdefault(name, {"of": held})[check.removesuffix("_leak")] = one
+    for name, leak_report in made.items():
+        held_out, _, other = name.partition(" in ")
+        leak_report["similarity"] = _similarity(pool, given.side, SIDES.index(held_out), SIDES.index(other))
     return made
 
 
+def _similarity(pool: Pool, side: NDArray[np.int8], held: int, other: int) -> dict[str, Any]:
+    """How alike held-out rows and the rows nearest to them are: what a split without leaks looks like, too."""
+    rows, others = np.flatnonzero(side == held), np.flatnonzero(side == other)
+    near = nearest_similarity(rows, others, lambda row: compared_text(pool.example(row)), pool.signatures)
+    p50, p90, top = np.percentile(near.similarity, (50, 90, 100)) if len(near.similarity) else (0.0, 0.0, 0.0)
+    return {
+        "p50": float(p50),
+        "p90": float(p90),
+        "max": float(top),
+        "at_least": {str(step): near.at_least(step) for step in (0.3, 0.5, 0.8)},
+        "of": len(near.rows),
+        "exact": near.exact,
+    }
+
+
 def _checks(
-    pool: Pool, side: NDArray[np.int8], found: Findings, levels: Mapping[str, str]
+    pool: Pool, side: NDArray[np.int8], found: Findings, levels: Mapping[str, str], tally: Tally
 ) -> list[dict[str, Any]]:
     made = []
+    of = _looked_at(side, tally)
     for check, meaning in CHECKS.items():
         rows, examples = found.rows(check), []
         for finding in found.first(check, SHOWN):
@@ -137,10 +157,22 @@ def _checks(
                 "name": check,
                 "level": levels[check],
                 "rows": rows,
-                "of": len(pool),
-                "share": rows / len(pool) if len(pool) else 0.0,
+                "of": of.get(check, len(pool)),
+                "share": rows / of.get(check, len(pool)) if rows else 0.0,
                 "meaning": meaning,
                 "examples": examples,
             }
         )
     return made
+
+
+def _looked_at(side: NDArray[np.int8], tally: Tally) -> dict[str, int]:
+    """Rows that a check could have named, where that is not all of them."""
+    below = int((side < side.max(initial=0)).sum())  # leaks name the row on the lower side
+    objects = tally.counts["schema", "rows"]
+    return {
+        **dict.fromkeys(LEAKS, below),
+        **dict.fromkeys(("schema", "swapped_field"), objects),
+        **dict.fromkeys(("unparsable", "grounding"), tally.counts["parse", "rows"]),
+        **dict.fromkeys(("cut_prompt", "missing_cue"), tally.counts["prompt", "of"]),
+    }

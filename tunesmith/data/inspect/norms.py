@@ -65,7 +65,9 @@ def learn(rows: list[RowView]) -> Norms:
         PromptNorms.learn(asked),
         ValueModels.learn(fields),
         GroundingNorms.learn(_grounds(asked)),
-        ShapeNorms.learn([row.parsed.value for row in asked if row.fields is not None and row.parsed]),
+        ShapeNorms.learn(
+            [row.parsed.value for row in asked if row.parsed and isinstance(row.parsed.value, dict)]
+        ),
         ScriptNorms.learn(main_script(script_letters(row.said)) for row in rows),
         BoilerplateNorms.learn([row.answer for row in asked if row.answer and row.fields is None]),
     )

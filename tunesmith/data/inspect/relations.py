@@ -22,6 +22,8 @@ class Related(NamedTuple):
     rows: Rows
     others: Rows
     detail: str
+    alike: NDArray[np.float64] | None = None
+    """Similarity of the two, for the detail's {alike}; NaN where they hang together by way of rows between."""
 
 
 class Leak(NamedTuple):
@@ -38,6 +40,8 @@ class Facts(NamedTuple):
     side: NDArray[np.int8]
     pairs: NDArray[np.int32]
     """Near-duplicates [m, 2], Jaccard ≥ 0.8."""
+    similarity: NDArray[np.float32]
+    """Of each pair."""
 
 
 def exact_leak(given: Facts, held: int, other: int) -> Leak:
@@ -66,13 +70,18 @@ def near_leak(given: Facts, held: int, other: int) -> Leak:
     named = rows[low & (out[cluster] >= 0)]
     like = out[cluster][low & (out[cluster] >= 0)]
     gone = rows[high & inside[cluster]]
+    alike = np.full(len(named), np.nan)
     for one, two in ((first, second), (second, first)):  # better a direct pair than one by way of others
         direct = (side[one] == other) & (side[two] == held)
-        like[np.searchsorted(named, one[direct])] = two[direct]
+        at = np.searchsorted(named, one[direct])
+        like[at], alike[at] = two[direct], given.similarity[direct]
     exact = exact_leak(given, held, other)
     kept = ~np.isin(named, exact.related.rows)
-    detail = f"almost the same stands in {SIDES[held]}:"
-    return Leak(Related(named[kept], like[kept], detail), gone[~np.isin(prompts[gone], prompts[exact.held])])
+    detail = f"almost the same{{alike}} stands in {SIDES[held]}:"
+    return Leak(
+        Related(named[kept], like[kept], detail, alike[kept]),
+        gone[~np.isin(prompts[gone], prompts[exact.held])],
+    )
 
 
 def duplicate(given: Facts) -> Related:
@@ -92,12 +101,18 @@ def near_duplicate(given: Facts) -> Related:
     facts, side = given.facts, given.side
     documents, prompts = facts["document"], facts["prompt"]
     other_document = (documents[first] != documents[second]) | (documents[first] == _NO_DOCUMENT)
-    alike = (side[first] == side[second]) & (prompts[first] != prompts[second]) & other_document
-    rows, cluster = _clusters(first[alike], second[alike])
+    same = (side[first] == side[second]) & (prompts[first] != prompts[second]) & other_document
+    first, second = first[same], second[same]
+    rows, cluster = _clusters(first, second)
     leaders = np.full(cluster.max(initial=-1) + 1, -1, np.int64)
     leaders[cluster[::-1]] = rows[::-1]
     others = leaders[cluster]
-    return Related(rows[rows != others], others[rows != others], "almost the same as")
+    alike = np.full(len(rows), np.nan)
+    at = np.searchsorted(rows, second)
+    direct = others[at] == first
+    alike[at[direct]] = given.similarity[same][direct]
+    again = rows != others
+    return Related(rows[again], others[again], "almost the same{alike} as", alike[again])
 
 
 def contradiction(given: Facts) -> Related:

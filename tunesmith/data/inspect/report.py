@@ -77,7 +77,7 @@ def prompt_report(tally: Tally, norms: Norms) -> dict[str, Any]:
     """The cue (the commonest, where there are several) and how prompts end."""
     counts, cues = tally.of("prompt"), tally.of("cue")
     return {
-        "cue": next(iter(cues), None),
+        "cue": next(iter(cues), ""),
         "cues": [[cue, times] for cue, times in cues.items()],
         "with_cue": counts.get("with_cue", 0),
         "of": counts.get("of", 0),
