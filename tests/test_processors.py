@@ -343,7 +343,7 @@ def test_columns_of_a_processor_have_to_be_there() -> None:
     assert format_of(rows, manner) == "auto"
     with pytest.raises(RecipeError, match=r"no column 'replay'; is 'reply' meant"):
         format_of(rows, Manner(processor="diagnosis_treatment", columns={"answer": "replay"}))
-    with pytest.raises(BadRow, match="data.processor: annotated_abstract"):
+    with pytest.raises(BadRow, match=r"data\.processor: annotated_abstract"):
         row_examples(ABSTRACT, "f:1", Manner())
 
 
