@@ -186,6 +186,6 @@ def test_rows_that_cannot_be_used_are_named():
     tags = Tags(render(report, name="x", max_length=2048))
     assert set(tags.seen) <= KNOWN | {"pre"}
     text = re.sub(r"\s+", " ", tags.text)
-    assert "6 rows can't be used." in text and "3 of 9 rows can't be used: train.jsonl:3: </main>" in text
+    assert "6 rows can't be used." in text and "3 of 9 rows can't be used:train.jsonl:3: </main>" in text
     assert "2 of 5,000 rows are over data.max_length (2,048 tokens)" in text and "train.jsonl:79,000" in text
     assert "\x1b" not in text

@@ -157,7 +157,7 @@ def _unusable(report: Report, max_length: int | None) -> str:
     if report.get("unscorable"):
         texts.append(str(report["unscorable"]["what"]))
     for text in texts:
-        first, *more = [one_line(line) for line in text.split("\n")]
+        first, *more = [one_line(line.strip()) for line in text.split("\n")]
         below = f"<pre>{escape(chr(10).join(more))}</pre>" if more else ""
         stops = '<span class="level error">error</span>'
         parts.append(
@@ -285,7 +285,7 @@ def _leaks(inspection: Mapping[str, Any]) -> str:
             cells = [_leak(one.get(kind)) for kind in ("exact", "near", "group")]
             rows.append([escape(one_line(name, 60)), *cells])
         parts.append(
-            "<p>Held-out rows that stand on another side too: scores on them are no test.</p>"
+            f"<p>{_said_of_leaks(leaks)}</p>"
             + table(["held out, and where it stands", "exact", "near", "same document"], rows, kind="counts")
         )
     alike = {one_line(name, 30): one["similarity"] for name, one in leaks.items() if one.get("similarity")}
@@ -304,10 +304,21 @@ def _leaks(inspection: Mapping[str, Any]) -> str:
         ("rows that are exact copies", "exact"),
         ("rows that are almost copies", "near"),
     ]
-    listed = [(words, count(repeats[key])) for words, key in said if repeats.get(key) is not None]
+    listed = [[words, count(repeats[key])] for words, key in said if repeats.get(key) is not None]
     if listed:
-        parts.append(f"<h3>Repeats, all sides together</h3>{facts_list(listed)}")
+        parts.append(f"<h3>Repeats, all sides together</h3>{table(['what', 'times'], listed)}")
     return "".join(parts)
+
+
+def _said_of_leaks(leaks: Mapping[str, Any]) -> str:
+    some = any(
+        (one.get(kind) or {"rows": 0})["rows"]
+        for one in leaks.values()
+        for kind in ("exact", "near", "group")
+    )
+    if some:
+        return "Held-out rows that stand on another side too: scores on them are no test."
+    return "No held-out row stands on another side."
 
 
 def _leak(one: Mapping[str, Any] | None) -> str:

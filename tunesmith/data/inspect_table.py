@@ -124,7 +124,7 @@ def _findings(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
     for one in found:
         level = "ERROR" if one["level"] == "error" else one["level"]
         cells = [level, count(one["rows"]), count(one["of"]), percent(one["share"])]
-        first = next(iter(one["examples"]), {})
+        first: Mapping[str, Any] = next(iter(one["examples"]), {})
         source = f"  {one_line(str(first.get('source') or first.get('id') or ''))}"
         yield _fit(_row(one["name"], cells, _CHECK_COLUMNS) + source, width).rstrip()
         said = detail(one, first, kinds) if first else ""

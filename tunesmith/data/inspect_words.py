@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 Check = Mapping[str, Any]
+Number = TypeVar("Number", int, float)
 Report = Mapping[str, Any]  # data/report.json
 _PICTURES = 0x2400  # U+2400 …: a picture for each control character
 MOST_QUOTED = 400  # characters of a detail or value
@@ -114,7 +115,7 @@ def detail(check: Check, example: Mapping[str, Any], kinds: Mapping[str, Any]) -
     return ", ".join(name for name in kinds if name in said)
 
 
-def shares(counts: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+def shares(counts: Mapping[str, Number]) -> Iterator[tuple[str, Number]]:
     """Names by falling share, then by name: the same order every time."""
     yield from sorted(counts.items(), key=lambda one: (-one[1], one[0]))
 

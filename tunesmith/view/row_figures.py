@@ -24,7 +24,7 @@ def lengths(
 ) -> Figure:
     """Rows by their tokens, with the limit. `edges` are one more than `counts`."""
     with style():
-        figure, axes = _half(2.0)
+        figure, axes = _half(2.1)
         axes.stairs(counts, edges, fill=True, color=colour, alpha=0.85, linewidth=0)
         axes.set_xlim(min(edges[0], 0), edges[-1])
         if max_length is not None:
@@ -66,24 +66,15 @@ def similarity(pairs: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def _limit(axes: Axes, longest: float, limit: int) -> None:
-    if limit > _FAR * longest:
-        axes.text(
-            0.99,
-            0.96,
-            f"limit {limit:,} →",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            color=RED,
-            fontsize=9,
-        )
-        return
-    axes.axvline(limit, color=RED, linewidth=1.4, linestyle=(0, (4, 2)))
-    axes.set_xlim(right=max(longest, limit) * 1.02)
-    inside = limit > 0.5 * longest
+    """A line, or an arrow where it would be far outside; its name above the bars."""
+    near = limit <= _FAR * longest
+    if near:
+        axes.axvline(limit, color=RED, linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.set_xlim(right=max(longest, limit) * 1.02)
     axes.annotate(
-        f"limit {limit:,}", (limit, 0.96), xycoords=("data", "axes fraction"), xytext=(-4 if inside else 4, 0),
-        textcoords="offset points", ha="right" if inside else "left", va="top", color=RED, fontsize=9,
+        f"limit {limit:,}" if near else f"limit {limit:,} →", (limit, 1.0) if near else (1.0, 1.0),
+        xycoords=("data", "axes fraction") if near else "axes fraction", xytext=(0, 3), textcoords="offset points",
+        ha="right" if limit > 0.25 * longest else "left", va="bottom", color=RED, fontsize=9,
     )  # fmt: skip
 
 
