@@ -286,7 +286,7 @@ def _leaks(inspection: Mapping[str, Any]) -> str:
             rows.append([escape(one_line(name, 60)), *cells])
         parts.append(
             f"<p>{_said_of_leaks(leaks)}</p>"
-            + table(["held out, and where it stands", "exact", "near", "same document"], rows, kind="counts")
+            + table(["held-out rows", "exact", "near", "group"], rows, kind="counts")
         )
     alike = {one_line(name, 30): one["similarity"] for name, one in leaks.items() if one.get("similarity")}
     if alike:

@@ -74,7 +74,8 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Ari
 footer { color: var(--soft); font-size: 0.82rem; margin-top: 48px; }
 @media (max-width: 560px) { main { padding: 14px 12px 40px; } dl.facts { grid-template-columns: 1fr; gap: 0; }
   dl.facts dd { margin-bottom: 6px; } th, td { padding: 4px 7px; } h1 { font-size: 1.35rem; }
-  .bar { width: 44px; } .of { min-width: 3.6em; } table.counts .of { min-width: 6.2em; } }
+  .bar { width: 44px; } .of { min-width: 3.6em; } table.counts .bar { display: none; }
+  table.counts .of { min-width: 0; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #f3f3f3; }
   main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, tr, details { break-inside: avoid; }
   body { font-size: 10.5pt; } .scroll { overflow: visible; } }
