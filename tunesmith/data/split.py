@@ -10,7 +10,7 @@ drawn together, each where it brings the strata nearer to their shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tunesmith.console import warn
 from tunesmith.data.units import Units, link, units_of
 from tunesmith.errors import RowError
-from tunesmith.example import Example
 
 SIDES = ("train", "validation", "test")
 TOLERANCE = 0.1  # of what a side should get; further off is said
@@ -167,35 +166,3 @@ def _checked(
             fix=f"give more rows, other shares, a file of its own (data.{name}), or a finer data.split.group",
         )
     return side
-
-
-def split_rows(
-    examples: Sequence[Example], shares: Mapping[str, float], seed: int
-) -> dict[str, list[Example]]:
-    """`shares` of the rows (each below 1) under their names, the rest under "train"; a document stands on one side.
-
-    Documents are drawn in an order that only `seed` and their number decide. RowError where a side would be empty.
-    """
-    documents = list(dict.fromkeys(example.document for example in examples))
-    # raw words: the same in every numpy version, which `permutation` does not promise
-    order = np.argsort(np.random.Philox(key=seed).random_raw(len(documents)), kind="stable")
-    sizes: dict[str, int] = {}
-    for example in examples:
-        sizes[example.document] = sizes.get(example.document, 0) + 1
-    side: dict[str, str] = {}
-    queue = [documents[i] for i in order]
-    for name, share in shares.items():
-        wanted = round(share * len(examples))
-        while wanted > 0 and queue:
-            document = queue.pop()
-            side[document] = name
-            wanted -= sizes[document]
-    parts: dict[str, list[Example]] = {name: [] for name in ("train", *shares)}
-    for example in examples:
-        parts[side.get(example.document, "train")].append(example)
-    for name, part in parts.items():
-        if not part and (name == "train" or shares[name] > 0):
-            raise RowError(
-                f"the split leaves no {name} rows", where="data.split", fix="give more rows or other shares"
-            )
-    return {name: part for name, part in parts.items() if part}
