@@ -56,7 +56,9 @@ def _outcome(folder: Run) -> dict[str, Any]:
         console.say(
             f"{headline['metric']}: base {headline['base']:.3f}, tuned {headline['tuned']:.3f} (n = {headline['n']})"
         )
-        console.say(f"difference: {by['value']:+.3f} (95 % interval {by['low']:+.3f} to {by['high']:+.3f})")
+        # one document has no interval
+        interval = "" if by["low"] is None else f" (95 % interval {by['low']:+.3f} to {by['high']:+.3f})"
+        console.say(f"difference: {by['value']:+.3f}{interval}")
         console.say(f"report: {folder.report / 'report.html'}")
     done = [name for name in NAMES if folder.inputs_of(name)]
     console.say(f"run: {folder.path} ({', '.join(done)})")
