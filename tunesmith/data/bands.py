@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,7 @@ class Bands:
         keys = np.empty((count, total), np.uint64)
         salt = _SALT[places]
         filled = 0
+        row: NDArray[np.integer[Any]]
         for start in range(0, len(self.signatures), _BLOCK):
             block = self.signatures.block(start, start + _BLOCK)
             if self.rows is None:

@@ -3,7 +3,7 @@
 Banding (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, ch. 3): the signature is cut into BANDS of DEPTH
 places, rows that agree in a whole band are candidates, a look at both signatures drops most that are not alike, and
 the rest are read and compared exactly. A pair of Jaccard similarity s is a candidate with 1 - (1 - s^DEPTH)^BANDS:
-0.985 at 0.8, 0.999 at 0.85, 0.99998 at 0.9. Memory: about 50 bytes a row, however long the texts are.
+0.985 at 0.8, 0.999 at 0.85, 0.99999 at 0.9. Memory: about 50 bytes a row, however long the texts are.
 """
 
 from __future__ import annotations

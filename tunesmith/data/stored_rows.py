@@ -41,7 +41,7 @@ class StoredRows(AbstractContextManager["StoredRows"]):
         if self._file is None:
             return self.array[start:stop]
         shape = (min(stop, len(self.array)) - start, self.array.shape[1])
-        read = np.fromfile(
+        read: NDArray[Any] = np.fromfile(
             self._file,
             self.array.dtype,
             shape[0] * shape[1],
@@ -66,7 +66,8 @@ def _mapped(array: NDArray[Any]) -> tuple[str, int] | None:
     root: Any = array
     while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
         root = root.base
-    if not (isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap) and root.filename):
+    owner: object = getattr(root, "base", None)
+    if not isinstance(owner, mmap.mmap) or not root.filename:
         return None
     within = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
     return str(root.filename), int(root.offset) + int(within)
