@@ -47,7 +47,8 @@ class StoredRows(AbstractContextManager["StoredRows"]):
             shape[0] * shape[1],
             offset=self._offset + start * self.array.strides[0] - self._file.tell(),
         )
-        return read.reshape(shape)
+        rows: NDArray[Any] = read.reshape(shape)
+        return rows
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """The rows of these numbers."""
