@@ -40,14 +40,9 @@ class StoredRows(AbstractContextManager["StoredRows"]):
         """Rows start … stop - 1."""
         if self._file is None:
             return self.array[start:stop]
-        shape = (min(stop, len(self.array)) - start, self.array.shape[1])
-        read: NDArray[Any] = np.fromfile(
-            self._file,
-            self.array.dtype,
-            shape[0] * shape[1],
-            offset=self._offset + start * self.array.strides[0] - self._file.tell(),
-        )
-        rows: NDArray[Any] = read.reshape(shape)
+        rows = np.empty((min(stop, len(self.array)) - start, self.array.shape[1]), self.array.dtype)
+        self._file.seek(self._offset + start * self.array.strides[0])
+        self._file.readinto(rows)
         return rows
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
