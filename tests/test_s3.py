@@ -179,7 +179,9 @@ def test_no_permission(
     import boto3
 
     def enforce_after(count: bytes) -> None:
-        request = urllib.request.Request(f"{server}/moto-api/reset-auth", count, method="POST")
+        request = urllib.request.Request(
+            f"{server}/moto-api/reset-auth", count, {"Content-Type": "text/plain"}
+        )
         urllib.request.urlopen(request).close()
 
     iam = boto3.client("iam")

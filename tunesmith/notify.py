@@ -19,6 +19,7 @@ from tunesmith.run import Run
 from tunesmith.store.secrets import secret
 
 PATIENCE = 10.0  # seconds for the webhook, all in all
+_SILENT = "the webhook doesn't answer"
 
 
 def require(name: str | None) -> None:
@@ -110,7 +111,7 @@ def _post(address: str, message: Mapping[str, Any]) -> str | None:
     thread = threading.Thread(target=lambda: said.append(_send(address, message)), daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    return said[0] if said else f"no answer within {PATIENCE:.0f} s"
+    return said[0] if said else _SILENT
 
 
 def _send(address: str, message: Mapping[str, Any]) -> str | None:
@@ -135,6 +136,8 @@ def _send(address: str, message: Mapping[str, Any]) -> str | None:
             return f"the webhook answers {error.code}"
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return _SILENT
         words = getattr(reason, "strerror", None) or type(reason).__name__
         return f"the webhook can't be reached: {words}"
     return None

@@ -65,7 +65,7 @@ def require_key() -> None:
     settings = wandb.setup().settings
     if settings.mode in ("offline", "disabled", "dryrun") or secret(_KEY) or settings.api_key:
         return
-    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or _has_login(str(settings.base_url)):
+    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or _has_login(settings.base_url):
         return
     raise AccessError(
         "there is no key for Weights & Biases",
@@ -75,10 +75,15 @@ def require_key() -> None:
 
 
 def _has_login(base_url: str) -> bool:
-    """Whether `wandb login` has kept a key for this server."""
-    host = urlsplit(base_url).hostname or ""
+    """Whether `wandb login` has kept a key for this server; W&B's own one has had two names."""
+    import wandb
+
+    hosts = [urlsplit(base_url).netloc]
+    if base_url == wandb.Settings().base_url:
+        hosts.append("api.wandb.ai")
     with suppress(OSError, netrc.NetrcParseError):
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        known = netrc.netrc(os.environ.get("NETRC"))
+        return any(known.authenticators(host) for host in hosts)
     return False
 
 
