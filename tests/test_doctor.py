@@ -359,3 +359,8 @@ def test_a_full_machine_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_target_is_not_available_yet(tmp_path: Path) -> None:
     done = _doctor(tmp_path, "--on", "cluster")
     assert done.returncode == 2 and "--on is not available yet" in done.stderr
+
+
+def test_a_change_to_no_recipe_is_refused(tmp_path: Path) -> None:
+    done = _doctor(tmp_path, "--set", "model.quantize=nf4")
+    assert done.returncode == 2 and "--selftest RECIPE --set" in done.stderr

@@ -72,12 +72,10 @@ def failed(proofs: dict[str, Proof]) -> set[str]:
     return {name for name, proof in proofs.items() if not proof.passed}
 
 
-def test_a_sound_base_passes_every_proof(project: Path) -> None:
-    proofs = outcomes(project)
-    assert set(proofs) == PASSED and failed(proofs) == set()
-
-
-def test_quantised_in_half_precision_with_another_template(project: Path) -> None:
+def test_quantised_in_half_precision_with_another_template(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "ENOUGH", 0.02)
     model = {"quantize": "nf4", "dtype": "bfloat16", "template": "plain"}
     proofs = outcomes(project, recipe(project, model=model))
     assert set(proofs) == PASSED and failed(proofs) == set()
@@ -89,7 +87,7 @@ def test_all_weights(project: Path) -> None:
     assert failed(proofs) == set()
 
 
-def test_the_verb_and_nothing_left_behind(project: Path) -> None:
+def test_a_sound_base_passes_every_proof_and_nothing_is_left(project: Path) -> None:
     place = project / "tmp"
     place.mkdir()
     (project / "recipe.yaml").write_text(json.dumps(recipe(project).to_json()))
@@ -102,6 +100,7 @@ def test_the_verb_and_nothing_left_behind(project: Path) -> None:
     )
     *shown, last = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
+    assert all(proof["passed"] for proof in json.loads(last)["proofs"])
     assert {proof["name"] for proof in json.loads(last)["proofs"]} == PASSED
     assert shown[-1].startswith("all 12 proofs passed") and max(map(len, shown)) <= 80
     assert not list(place.iterdir())
@@ -173,6 +172,7 @@ def test_another_terminator_in_the_rows(project: Path, monkeypatch: pytest.Monke
         return Rows.open(run.data, "eight")
 
     monkeypatch.setattr(prove, "eight_rows", wrong)
+    monkeypatch.setattr(lesson, "ENOUGH", 0.02)
     proofs = outcomes(project)
     assert "answers_stop" in failed(proofs)
     assert proofs["eight_rows_learned"].passed  # the loss alone says nothing of it

@@ -98,7 +98,10 @@ def _parser() -> argparse.ArgumentParser:
         "--show", type=_count, default=0, metavar="N", help="print N rows with learned tokens coloured"
     )
     one.add_argument(
-        "--reject-to", type=Path, metavar="FILE", help="set bad rows aside here; the others are kept beside it"
+        "--reject-to",
+        type=Path,
+        metavar="FILE",
+        help="set bad rows aside here; the others are kept beside it",
     )
     for flag in ("--gpu", "--price", "--on"):
         one.add_argument(flag, default=None, help="not available yet in this version")
@@ -267,6 +270,10 @@ def _doctor(arguments: argparse.Namespace) -> Result:
         from tunesmith.verbs.selftest import selftest
 
         return selftest(load_recipe(arguments.selftest, arguments.set))
+    if arguments.set:
+        raise TunesmithError(
+            "--set changes a recipe, and none is given", fix="doctor --selftest RECIPE --set …"
+        )
     from tunesmith.verbs.doctor import doctor
 
     return doctor(arguments.runs_dir)

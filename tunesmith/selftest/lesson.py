@@ -30,7 +30,7 @@ from tunesmith.train.step import Stepper
 ROWS = 8
 STEPS = 150
 LOSS = 0.05  # nats a learned token; above it some answers can't be repeated
-_ENOUGH = 0.005  # training stops here
+ENOUGH = 0.005  # training stops here
 _WARMUP = 5
 STOPPED, REPEATED = 1.0, 0.75  # shares of the answers
 _LOOKED_AT = 256  # rows that the eight are picked from
@@ -75,7 +75,7 @@ def learned_by_heart(
     )
     losses: list[float] = []
     with console.progress("learn by heart", total=STEPS, unit="steps") as bar:
-        while len(losses) < STEPS and (not losses or losses[-1] > _ENOUGH):
+        while len(losses) < STEPS and (not losses or losses[-1] > ENOUGH):
             stepper.step()
             stepper.settle()
             losses.append(stepper.mean_loss())

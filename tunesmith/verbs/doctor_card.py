@@ -86,7 +86,7 @@ def look() -> CardFacts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what CUDA has to say is asked for below
             try:
-                torch.cuda.init()
+                torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's is untyped
                 for number in range(torch.cuda.device_count()):
                     about = torch.cuda.get_device_properties(number)
                     free, total = torch.cuda.mem_get_info(number)
