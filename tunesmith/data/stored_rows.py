@@ -42,13 +42,14 @@ class StoredRows(AbstractContextManager["StoredRows"]):
             return self.array[start:stop]
         rows = np.empty((min(stop, len(self.array)) - start, self.array.shape[1]), self.array.dtype)
         self._file.seek(self._offset + start * self.array.strides[0])
-        self._file.readinto(rows)
+        self._file.readinto(rows.data)
         return rows
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """The rows of these numbers."""
         if self._file is None:
-            return self.array[rows]
+            chosen: NDArray[Any] = np.take(self.array, rows, axis=0)
+            return chosen
         taken = np.empty((len(rows), self.array.shape[1]), self.array.dtype)
         step = self.array.strides[0]
         for into, row in zip(taken, rows.tolist(), strict=True):
