@@ -24,7 +24,6 @@ Key = tuple[str | int, ...]
 NOT_YET: dict[str, tuple[object, ...]] = {
     "model.trust_remote_code": (False,),
     "tune.bias": ("none",),
-    "train.engine": ("auto", "reference"),
     "train.fp8": (False,),
     "train.parallel": ("none",),
     "evaluate.prompts": ([],),

@@ -12,7 +12,9 @@ class MicroBatchPlan:
     """Which rows travel together and which layers recompute: decided once, stored in the Run, reused on resume.
 
     Either `tokens` (a budget per micro-batch) or `rows` (a count). `padded`: a micro-batch costs rows × longest.
-    `recompute` says "none" or "full" per layer; `note` says why; `gib` is the predicted peak (None: not known).
+    `recompute` says per layer "none" or "full" (the fused engine knows more levels); `note` says why; `gib` is the
+    predicted peak (None: not known). For the fused engine, `images` layers keep dense images of quantised weights, and
+    micro-batches whose rows are all of `dense` tokens go through attention as a rectangle.
     """
 
     tokens: int | None
@@ -21,6 +23,8 @@ class MicroBatchPlan:
     padded: bool = False
     gib: float | None = None
     note: str = ""
+    images: int = 0
+    dense: int | None = None
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """The indices of one step's rows, by micro-batch. A pure function of `lengths` and the plan."""
@@ -70,6 +74,8 @@ class MicroBatchPlan:
             "padded": self.padded,
             "gib": self.gib,
             "note": self.note,
+            "images": self.images,
+            "dense": self.dense,
         }
 
     @classmethod

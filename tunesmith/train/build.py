@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 
 from tunesmith import console
 from tunesmith.base import Base
+from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_fits import why_not, why_slow
 from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
-from tunesmith.errors import RecipeError, SetupError
+from tunesmith.errors import ModelError, RecipeError, SetupError
 from tunesmith.model.adapter import load_adapter
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora, choose, linears
@@ -49,13 +51,29 @@ def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
 
 
 def choose_engine(recipe: Recipe, model: PreTrainedModel) -> Engine:
-    """The engine that the recipe names; auto says which and why."""
-    if recipe.train.engine == "fused":
-        raise SetupError(
-            "the fused engine is not available yet", where="train.engine", fix="set train.engine: auto"
-        )
-    if recipe.train.engine == "auto":
-        console.note("engine: reference (the fused one is not available yet)")
+    """The engine that the recipe names; auto takes the fused one where it fits and gains, and says why not else."""
+    wanted = recipe.train.engine
+    against = why_not(recipe, model)
+    if wanted == "fused":
+        if against:
+            raise SetupError(
+                f"the fused engine can't train this: {against}",
+                where="train.engine",
+                fix="set train.engine: auto",
+            )
+        return FusedEngine(model, recipe)
+    if wanted == "reference":
+        return ReferenceEngine(model, recipe)
+    against = against or why_slow(model)
+    if against is None:
+        try:
+            engine = FusedEngine(model, recipe)
+        except ModelError as error:
+            against = error.what
+        else:
+            console.note("engine: fused")
+            return engine
+    console.note(f"engine: reference (not the fused one: {against})")
     return ReferenceEngine(model, recipe)
 
 

@@ -1,0 +1,361 @@
+"""The fused engine beside the reference, its hand-written gradients beside finite differences; mutants of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_engine_exact import ALL, ONE_BY_ONE, ROWS, batch, distance, recipe, total
+from tiny_models import KINDS, tiny
+from torch import Tensor
+
+from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_layer import LEVELS, FusedLayer, Kept
+from tunesmith.engine.plan import MicroBatchPlan
+from tunesmith.engine.reference import ReferenceEngine
+from tunesmith.kernels import plain
+from tunesmith.model.attention import register
+from tunesmith.model.lora import adapters, adapters_off, add_lora, linears
+from tunesmith.model.weights import FrozenLinear, quantized
+from tunesmith.recipe import Recipe, Tune
+from tunesmith.train.optimizer import Optimizer, clip
+
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "vocab_size": 96, "head_dim": 4}
+
+
+def pair(
+    kind: str = "llama", *, dtype: torch.dtype = torch.float32, dropout: float = 0.1, quantize: str = "none",
+    tune: dict[str, Any] | None = None, **config: Any,
+) -> tuple[ReferenceEngine, FusedEngine]:  # fmt: skip
+    """Both engines over models of their own with equal numbers."""
+    wanted = recipe(dropout=dropout)
+    wanted = wanted.model_copy(update={"tune": Tune(**(wanted.tune.model_dump() | (tune or {})))})
+    return _one(ReferenceEngine, kind, dtype, wanted, quantize, config), _one(
+        FusedEngine, kind, dtype, wanted, quantize, config
+    )
+
+
+def _one(
+    engine_kind: Any, kind: str, dtype: torch.dtype, wanted: Recipe, quantize: str, config: dict[str, Any]
+) -> Any:
+    model = tiny(kind, dtype=dtype, attention=register(), **config)
+    if quantize != "none":
+        for name in linears(model):
+            linear = model.get_submodule(name)
+            parent, _, leaf = name.rpartition(".")
+            bias = None if linear.bias is None else linear.bias.detach()
+            frozen = FrozenLinear(quantized(linear.weight.detach(), quantize), bias)
+            setattr(model.get_submodule(parent), leaf, frozen)
+    add_lora(model, wanted.tune, 0)
+    generator = torch.Generator().manual_seed(3)
+    for adapter in adapters(model):
+        for parameter in (adapter.A, adapter.B):
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
+            parameter.data = values.to(parameter.dtype)
+    return engine_kind(model, wanted)
+
+
+def plan(*levels: str, images: int = 0) -> MicroBatchPlan:
+    return MicroBatchPlan(tokens=100, rows=None, recompute=levels, images=images)
+
+
+def apart(fused: ReferenceEngine, told: ReferenceEngine) -> float:
+    """Largest difference of the loss, or of one adapter's gradient relative to its norm."""
+    loss, found = total(told, ALL)[0], total(fused, ALL)[0]
+    gaps = [abs(found - loss) / loss]
+    for name, gradient in told.parameters.grads.items():
+        gaps.append(((fused.parameters.grads[name] - gradient).norm() / gradient.norm()).item())
+    return max(gaps)
+
+
+# ---- against the reference
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_loss_and_gradients_are_the_references(kind: str, dropout: float) -> None:
+    told, fused = pair(kind, dropout=dropout)
+    assert apart(fused, told) < 1e-5
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_quantised_bases_and_kept_images(quantize: str) -> None:
+    told, fused = pair("qwen2", quantize=quantize)
+    assert apart(fused, told) < 1e-5
+    before = total(fused, ALL)
+    for images in (1, 2, 0):
+        fused.use(plan("none", "full", images=images))
+        after = total(fused, ALL)
+        assert before[0] == after[0] and torch.equal(before[1], after[1])
+        found, expected = fused.row_losses(batch(range(ROWS)))[0], told.row_losses(batch(range(ROWS)))[0]
+        assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [
+        {"target_modules": ("q_proj", "v_proj")},
+        {"target_modules": ("o_proj",)},
+        {"target_modules": ("k_proj", "up_proj")},
+        {"target_modules": ("gate_proj", "down_proj")},
+        {"target_modules": ("layers.1.mlp.up_proj",)},
+        {"target_modules": ("layers.0.self_attn.k_proj",)},
+        {"rank": 1},
+        {"rank": 40, "rslora": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_any_linears_and_any_rank(tune: dict[str, Any], dropout: float) -> None:
+    told, fused = pair(dropout=dropout, tune=tune)
+    assert apart(fused, told) < 1e-5
+    fused.use(plan("full", "gate_up"))
+    assert apart(fused, told) < 1e-5
+
+
+def test_fifty_steps_end_in_the_same_adapters() -> None:
+    ends = []
+    for trainer in pair():
+        optimizer = Optimizer("adamw", trainer.parameters, weight_decay=0.0)
+        for step in range(1, 51):
+            total(trainer, [[0, 1, 2, 3], [4, 5, 6, 7]], step)
+            clip(trainer.parameters.grad, 1.0)
+            optimizer.step(2e-3)
+        ends.append(trainer.parameters.data.clone())
+    start = pair()[0].parameters.data
+    assert (ends[0] - start).norm() > 0.1 * start.norm()
+    assert (ends[1] - ends[0]).norm() < 1e-4 * ends[0].norm()
+
+
+def test_few_or_many_learned_tokens() -> None:
+    """With few, the last layer's second half leaves the others out; with nearly all it does not."""
+    from tunesmith.engine.protocol import pack_sequences
+
+    told, fused = pair()
+    for first in (0, 3, 7):
+        rows = [list(range(1, 12)), list(range(5, 30))]
+        packed = pack_sequences(rows, [[t >= first for t in range(len(r))] for r in rows], [0, 1], 1)
+        for trainer in (told, fused):
+            trainer.parameters.zero_grad()
+        assert abs(told.step(packed, 0.1).loss - fused.step(packed, 0.1).loss) < 1e-4
+        gap = fused.parameters.grad - told.parameters.grad
+        assert gap.norm() < 1e-5 * told.parameters.grad.norm()
+
+
+def test_rows_change_nothing_by_their_layout() -> None:
+    fused = pair(dtype=torch.float64)[1]
+    assert distance(total(fused, ALL), total(fused, ONE_BY_ONE)) < 1e-10
+
+
+def test_half_types() -> None:
+    exact = total(pair(dtype=torch.float32)[0], ALL)[1]
+    for dtype in (torch.bfloat16, torch.float16):
+        told, found = (total(trainer, ALL)[1] for trainer in pair(dtype=dtype))
+        ours, theirs = (torch.cosine_similarity(exact, g, dim=0).item() for g in (found, told))
+        assert ours > 0.995 and ours > theirs - 2e-3
+
+
+def test_logits_and_switched_off_adapters() -> None:
+    told, fused = pair("qwen3")
+    whole = batch(range(ROWS))
+    assert (fused.logits(whole) - told.logits(whole)).abs().max() < 1e-4
+    with adapters_off(fused.model), adapters_off(told.model):
+        bare = told.logits(whole)
+        assert (fused.logits(whole) - bare).abs().max() < 1e-4
+    assert (fused.logits(whole) - bare).abs().max() > 1e-2
+
+
+def test_dense_weights_are_there_once() -> None:
+    """They move into the engine's images, and the model goes on reading them there."""
+    plain_model = tiny(attention=register())
+    before = {name: parameter.clone() for name, parameter in plain_model.named_parameters()}
+    wanted = recipe()
+    add_lora(plain_model, wanted.tune.model_copy(update={"target_modules": ("q_proj",)}), 0)
+    fused = FusedEngine(plain_model, wanted)
+    for layer in fused.layers:
+        for projection in layer.projections:
+            image = projection._image
+            assert image is not None
+            for module in projection._modules:
+                weight = getattr(module, "base", module).weight
+                data = getattr(weight, "data")  # noqa: B009  # a buffer's or a parameter's
+                assert data.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
+    for name, tensor in before.items():
+        if "k_proj" in name or "down_proj" in name:
+            assert torch.equal(plain_model.get_parameter(name), tensor)
+
+
+# ---- finite differences
+
+
+class _Loss(torch.autograd.Function):
+    """The engine's loss as a function of its flat parameters, with the gradient that the engine itself gives."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, trainer: FusedEngine) -> Tensor:
+        trainer.parameters.data.copy_(flat)
+        trainer.parameters.zero_grad()
+        loss = trainer.step(batch([0, 4, 7]), 0.01).loss * 0.01
+        ctx.save_for_backward(trainer.parameters.grad.clone())
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
+def holds(trainer: FusedEngine, fast: bool = True) -> bool:
+    """Whether gradients are those of finite differences."""
+    flat = trainer.parameters.data.clone().requires_grad_()
+    apply: Callable[..., Tensor] = _Loss.apply
+    return torch.autograd.gradcheck(
+        lambda x: apply(x, trainer), (flat,), eps=1e-6, atol=1e-6, rtol=1e-4, fast_mode=fast,
+        raise_exception=False,
+    )  # fmt: skip
+
+
+def slope_error(trainer: FusedEngine) -> float:
+    """The gradient along a random direction against a central difference, relative: gradcheck's quick sister."""
+    flat = trainer.parameters.data.clone()
+    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=flat.dtype)
+    apply: Callable[..., Tensor] = _Loss.apply
+    x = flat.clone().requires_grad_()
+    apply(x, trainer).backward()
+    assert x.grad is not None
+    told = (x.grad @ direction).item()
+    ends = [apply(flat + sign * 1e-6 * direction, trainer).item() for sign in (1, -1)]
+    return abs(told / ((ends[0] - ends[1]) / 2e-6) - 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradients_are_finite_differences(kind: str, dropout: float, level: str) -> None:
+    fused = pair(kind, dtype=torch.float64, dropout=dropout, **SMALL)[1]
+    fused.use(plan(level, level))
+    assert holds(fused)
+
+
+def test_the_quick_check_agrees() -> None:
+    """What the mutants below are measured by holds where nothing is broken."""
+    assert slope_error(pair(dtype=torch.float64, **SMALL)[1]) < 1e-5
+
+
+def test_every_number_of_the_gradient() -> None:
+    assert holds(
+        pair("qwen3", dtype=torch.float64, tune={"rank": 1}, num_hidden_layers=1, **SMALL)[1], fast=False
+    )
+
+
+# ---- levels of memory
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_recomputing_changes_no_bit(kind: str, dropout: float) -> None:
+    fused = pair(kind, dropout=dropout)[1]
+    told = total(fused, ALL)
+    for levels in [(level, level) for level in LEVELS] + [("full", "none"), ("qkv", "gate_up")]:
+        fused.use(plan(*levels))
+        found = total(fused, ALL)
+        assert told[0] == found[0] and torch.equal(told[1], found[1]), levels
+
+
+def test_recomputing_keeps_less() -> None:
+    """The mutant of the test above: levels that keep everything would pass it."""
+    fused = pair()[1]
+    whole, found = batch(range(ROWS)), []
+    for level in LEVELS:
+        fused.use(plan(level, level))
+        kept = fused._layers_forward(whole, fused._stream(whole, drops=True), keeps=True)[2]
+        found.append(sum(_bytes(one) for one in kept))
+    assert found[0] > 1.1 * found[1] > 1.1 * 1.5 * found[2] > 1.1 * 1.5 * 1.5 * found[3]
+
+
+def _bytes(kept: Kept) -> int:
+    tensors = [getattr(kept, field.name) for field in dataclasses.fields(kept)]
+    flat = [t for one in tensors if one is not None for t in (one if isinstance(one, tuple) else (one,))]
+    return sum(t.numel() * t.element_size() for t in flat if isinstance(t, Tensor))
+
+
+def test_a_plan_for_another_model_is_refused() -> None:
+    fused = pair()[1]
+    for levels in (("none",) * 3, ("none", "some")):
+        with pytest.raises(ValueError, match="the plan is for"):
+            fused.use(plan(*levels))
+
+
+# ---- mutants: each breaks one formula, and the comparisons above must see it
+
+
+def _norm_without_mean(d, x, weight, eps, add, out, again):  # type: ignore[no-untyped-def]
+    plain.norm_backward(d, x, weight, eps, add, out, again)
+    if out is not None:
+        normed, rstd = plain._normed(x, eps)
+        out += rstd * normed * (d * weight * normed).mean(-1, keepdim=True)
+
+
+def _rotate_forwards(dq, dk, dv, cos, sin, norms, eps, qkv):  # type: ignore[no-untyped-def]
+    plain.rotate_backward(dq, dk, dv, cos, -sin, norms, eps, qkv)
+
+
+def _swiglu_linear(gate_up, d):  # type: ignore[no-untyped-def]
+    gate, up = (part.clone() for part in gate_up.chunk(2, dim=-1))
+    before = d.clone()
+    plain.swiglu_backward(gate_up, d)
+    gate_up[:, : gate.shape[1]] = before * up * torch.sigmoid(gate)
+
+
+def _up_without_mask(d, a, drops, out):  # type: ignore[no-untyped-def]
+    out += d @ a
+
+
+def _outer_without_mask(d, x, drops):  # type: ignore[no-untyped-def]
+    return d.t() @ x
+
+
+def _down_without_mask(x, a, drops, scale, out):  # type: ignore[no-untyped-def]
+    out.copy_(x @ a.t() * scale)
+
+
+MUTANTS = {
+    "norm_backward": _norm_without_mean,
+    "rotate_backward": _rotate_forwards,
+    "swiglu_backward": _swiglu_linear,
+    "lora_up": _up_without_mask,
+    "lora_outer": _outer_without_mask,
+    "lora_down": _down_without_mask,
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(plain.PLAIN, **{name: MUTANTS[name]})
+    monkeypatch.setattr("tunesmith.engine.fused.kernels_for", lambda device: broken)
+    told, fused = pair()
+    assert apart(fused, told) > 1e-3
+    if name != "lora_down":  # a forward without masks is another function, with a gradient of its own
+        assert slope_error(pair(dtype=torch.float64, **SMALL)[1]) > 1e-3
+
+
+def test_mutant_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recomputing q, k and v without their rotation; a last layer that keeps the wrong tokens."""
+    fused = pair()[1]
+    told = total(fused, ALL)
+    fused.use(plan("qkv", "qkv"))
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedLayer, "_again", _again_unrotated)
+        assert distance(total(fused, ALL), told) > 1e-3
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith.engine.fused.needed", lambda predicting, tokens: predicting + 1)
+        assert distance(total(fused, ALL), told) > 1e-3
+    assert distance(total(fused, ALL), told) == 0
+
+
+def _again_unrotated(self: FusedLayer, kept: Kept, stream: Any) -> None:
+    normed = self.qkv.input(len(kept.x))
+    self.kernels.norm(kept.x, None, self.first_norm, self.first_eps, None, normed[:, : self.qkv.K])
+    kept.qkv, _ = self.qkv.forward(normed, stream, tail=True)

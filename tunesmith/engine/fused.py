@@ -1,0 +1,186 @@
+"""The fused engine: LoRA on Llama-like decoders over frozen weights, forward and backward by hand.
+
+The same recipe, rows, adapters and loss as `reference.py`, which is the truth and shares everything that is not a
+layer; only faster and leaner. No autograd: layers say themselves what they keep (`fused_layer.py`). Nothing in a step
+waits for the device, and no kernel depends on how long rows are.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.engine.fused_layer import LEVELS, FusedLayer, Kept, norm_of
+from tunesmith.engine.fused_loss import loss_and_gradient
+from tunesmith.engine.fused_stream import Stream, needed
+from tunesmith.engine.fused_weights import Shared
+from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, StepSums
+from tunesmith.engine.reference import ReferenceEngine
+from tunesmith.errors import ModelError
+from tunesmith.kernels.chosen import kernels_for
+from tunesmith.model.dropout import token_keys
+from tunesmith.model.lora import adapters, decoder_layers
+from tunesmith.recipe import Recipe
+
+_TRIED = 24  # tokens of the comparison with transformers' own layers
+
+
+class FusedEngine(ReferenceEngine):
+    """See the protocol. `why_not` (fused_fits) says beforehand what it can't take."""
+
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        super().__init__(model, recipe)
+        self.kernels, self._shared = kernels_for(self.device), Shared()
+        self._embedding = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
+        self._norm, self._eps = norm_of(self.body.norm)
+        layers = list(decoder_layers(model)[1])
+        self.layers = [
+            FusedLayer(
+                layer, self._window(n), self.kernels, self._shared, self._embedding, n == len(layers) - 1
+            )
+            for n, layer in enumerate(layers)
+        ]
+        self._lowest = next(n for n, layer in enumerate(self.layers) if layer.learns)
+        self._levels: tuple[str, ...] = ("none",) * len(layers)
+        self._dense: int | None = None
+        self._dropout = adapters(model)[0].dropout.p
+        self._require_equal_layers()
+
+    def use(self, plan: MicroBatchPlan) -> None:
+        """Take over which layers recompute what, and of which the dense images are kept."""
+        if len(plan.recompute) != len(self.layers) or not set(plan.recompute) <= set(LEVELS):
+            raise ValueError(
+                f"the plan is for {len(plan.recompute)} layers ({', '.join(sorted(set(plan.recompute)))}), "
+                f"the model has {len(self.layers)}"
+            )
+        self._levels, self._dense = plan.recompute, plan.dense
+        for n, layer in enumerate(self.layers):
+            for projection in layer.projections:
+                projection.keep(n < plan.images)
+
+    @torch.no_grad()
+    def step(self, batch: PackedBatch, scale: float) -> StepSums:
+        """See the protocol."""
+        if batch.learned_tokens == 0:
+            return StepSums(torch.zeros((), dtype=torch.float64, device=self.device), 0)
+        self._refresh()
+        batch = batch.to(self.device)
+        stream = self._stream(batch, drops=True)
+        x, delta, kept = self._layers_forward(batch, stream, keeps=True)
+        hidden, total = self._last_norm(x, delta, batch, stream)
+        del x, delta
+        loss, d_hidden = loss_and_gradient(hidden, self.head, batch.ids[batch.targets], scale, self.kernels)
+        self._backward(d_hidden, total, kept, batch, stream)
+        return StepSums(loss, batch.learned_tokens)
+
+    def _hidden(self, batch: PackedBatch) -> Tensor:
+        self._refresh()
+        stream = self._stream(batch, drops=False)
+        x, delta, _ = self._layers_forward(batch, stream, keeps=False)
+        return self._last_norm(x, delta, batch, stream)[0]
+
+    def _layers_forward(
+        self, batch: PackedBatch, stream: Stream, *, keeps: bool
+    ) -> tuple[Tensor, Tensor | None, list[Kept]]:
+        x = self._embedding.index_select(0, batch.ids)
+        delta: Tensor | None = None
+        kept: list[Kept] = []
+        for n, layer in enumerate(self.layers):
+            level = self._levels[n] if keeps and n >= self._lowest else None
+            x, delta, own = layer.forward(x, delta, stream, level)
+            if own is not None:
+                kept.append(own)
+        return x, delta, kept
+
+    def _last_norm(
+        self, x: Tensor, delta: Tensor | None, batch: PackedBatch, stream: Stream
+    ) -> tuple[Tensor, Tensor]:
+        """(hidden_nH that predict the learned tokens, the stream that went into the last norm there)."""
+        assert delta is not None
+        if stream.needed_n is None:
+            x, delta = (part.index_select(0, batch.targets - 1) for part in (x, delta))
+        hidden, total = torch.empty_like(x), torch.empty_like(x)
+        self.kernels.norm(x, delta, self._norm, self._eps, total, hidden)
+        return hidden, total
+
+    def _backward(
+        self, d_hidden: Tensor, total: Tensor, kept: list[Kept], batch: PackedBatch, stream: Stream
+    ) -> None:
+        width, down = total.shape[1], self.layers[-1].down
+        d = down.output_gradient(len(total))
+        self.kernels.norm_backward(d_hidden, total, self._norm, self._eps, None, d[:, :width], None)
+        del d_hidden, total
+        if stream.needed_n is None:
+            few, d = d, down.output_gradient(stream.tokens)
+            d.zero_()
+            d.index_copy_(0, batch.targets - 1, few)
+            del few
+        for n in range(len(self.layers) - 1, self._lowest - 1, -1):
+            before = self.layers[n - 1].down if n > self._lowest else None
+            below = self.layers[n].backward(d, kept.pop(), stream, before)
+            if below is not None:
+                d = below
+
+    def _stream(self, batch: PackedBatch, *, drops: bool) -> Stream:
+        cos, sin = self.body.rotary_emb(self._embedding, batch.positions[None])
+        keys = None
+        if drops and self._dropout > 0:
+            keys = token_keys(self.recipe.seed, batch.step, batch.rows[batch.row_of], batch.positions)
+        dense = self._dense is not None and all(length == self._dense for length in batch.lengths)
+        return Stream(
+            batch.cu_seqlens,
+            batch.max_length,
+            cos[0].contiguous(),
+            sin[0].contiguous(),
+            keys,
+            needed(batch.targets - 1, batch.tokens),
+            dense,
+        )
+
+    def _refresh(self) -> None:
+        """The masters' numbers in the compute type, where the products read them."""
+        self.parameters.publish()
+        for layer in self.layers:
+            for projection in layer.projections:
+                projection.refresh()
+
+    def _window(self, layer: int) -> int | None:
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None and kinds[layer] != "sliding_attention":
+            return None
+        window = getattr(config, "sliding_window", None)
+        return None if window is None else int(window)
+
+    @torch.no_grad()
+    def _require_equal_layers(self) -> None:
+        """On a few tokens, transformers' own layers must give the same hidden states, adapters included."""
+        ids = torch.arange(1, _TRIED + 1, device=self.device) % self.model.config.vocab_size
+        batch = _small_batch(ids)
+        told, found = super()._hidden(batch), self._hidden(batch)
+        error = float((found.double() - told.double()).norm() / told.double().norm())
+        limit = 0.02 + 6e-3 * len(self.layers) if told.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        if not error <= limit:
+            raise ModelError(
+                f"the layers of {type(self.model).__name__} compute something else than the fused engine's "
+                f"(hidden states differ by {error:.2g} of their size, at most {limit:.2g} may be rounding)",
+                fix="set train.engine: reference",
+            )
+
+
+def _small_batch(ids: Tensor) -> PackedBatch:
+    """Two documents of all these tokens, every one but the first of each learned."""
+    half = len(ids) // 2
+    edges = torch.tensor([0, half, len(ids)], dtype=torch.int32, device=ids.device)
+    positions = torch.arange(len(ids), device=ids.device)
+    row_of = (positions >= half).long()
+    positions = positions - row_of * half
+    learned = positions > 0
+    return PackedBatch(
+        ids=ids, positions=positions, cu_seqlens=edges, max_length=len(ids) - half, learned=learned,
+        targets=learned.nonzero()[:, 0], rows=torch.arange(2, device=ids.device), row_of=row_of,
+        lengths=(half, len(ids) - half), step=0,
+    )  # fmt: skip

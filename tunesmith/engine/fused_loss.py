@@ -1,0 +1,45 @@
+"""The head's loss and the gradient of its input in one pass over chunks of logits, which are overwritten, never kept.
+
+As `head.py`, without autograd: a chunk of logits becomes its own gradient in place and is multiplied back at once.
+n positions, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.kernels.kernel_set import Kernels
+
+_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # of logits, in the model's type
+
+
+def chunk_rows(head: nn.Linear) -> int:
+    """Positions per chunk: whole tiles of 128 where there is room for them."""
+    weight = head.weight
+    rows = _CHUNK_BYTES.get(weight.device.type, 512 << 20) // (weight.element_size() * weight.shape[0])
+    return max(32, rows // 128 * 128 if rows > 128 else rows)
+
+
+def loss_and_gradient(
+    hidden_nH: Tensor, head: nn.Linear, targets_n: Tensor, scale: float, kernels: Kernels
+) -> tuple[Tensor, Tensor]:
+    """(sum of losses in nats, fp64; scale × its gradient for hidden, over which it is written)."""
+    weight_VH, bias_V = head.weight, cast(Tensor | None, head.bias)
+    loss = torch.zeros((), dtype=torch.float64, device=hidden_nH.device)
+    size = chunk_rows(head)
+    room = torch.empty(
+        min(size, len(targets_n)), weight_VH.shape[0], dtype=hidden_nH.dtype, device=hidden_nH.device
+    )
+    for start in range(0, len(targets_n), size):
+        h_cH, targets_c = hidden_nH[start : start + size], targets_n[start : start + size]
+        logits_cV = room[: len(targets_c)]
+        if bias_V is None:
+            torch.mm(h_cH, weight_VH.t(), out=logits_cV)
+        else:
+            torch.addmm(bias_V, h_cH, weight_VH.t(), out=logits_cV)
+        loss += kernels.cross_entropy(logits_cV, targets_c, scale).sum(dtype=torch.float64)
+        torch.mm(logits_cV, weight_VH, out=h_cH)
+    return loss, hidden_nH
