@@ -36,7 +36,7 @@ class BoilerplateNorms:
         runs: Counter[str] = Counter()
         for words in split:
             runs.update(set(_runs(words, often)))
-        return cls(_covering([run for run, times in runs.most_common() if times > OFTEN * len(answers)]))
+        return cls(_covering([run for run, times in runs.items() if times > OFTEN * len(answers)]))
 
     def shares(self, answer: str) -> tuple[int, list[str]]:
         """Characters of the answer that are boilerplate, and the phrases that it holds."""
@@ -67,7 +67,7 @@ def _runs(words: list[str], often: set[tuple[str, ...]]) -> list[str]:
 def _covering(runs: list[str]) -> tuple[str, ...]:
     """No phrase inside another: characters are counted once."""
     kept: list[str] = []
-    for run in sorted(runs, key=len, reverse=True):
+    for run in sorted(runs, key=lambda run: (-len(run), run)):
         if not any(run in longer for longer in kept):
             kept.append(run)
     return tuple(kept[:_MOST_PHRASES])

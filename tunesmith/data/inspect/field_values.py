@@ -93,6 +93,10 @@ class SwapFinder:
         self._models = models
         self._place = {name: place for place, name in enumerate(models.names)}
         self._memory: dict[tuple[str, str, bool], dict[str, float]] = {}
+        self._home = {
+            word: max(range(len(counts)), key=lambda field: counts[field] / models.totals[field])
+            for word, counts in models.counts.items()
+        }
 
     def find(self, fields: Sequence[tuple[str, str | None]], sampled: bool) -> list[str]:
         """One line for each exchanged pair or misplaced value of a row."""
@@ -136,8 +140,11 @@ class SwapFinder:
 
     def _weigh(self, place: int, text: str, own: int) -> dict[str, float]:
         totals, names = self._models.totals, self._models.names
+        words = dict.fromkeys(plain_words(text))
+        if self._stands_well(place, words):
+            return {}
         score, spoken, at_home = [0.0] * len(totals), 0, 0
-        for word in dict.fromkeys(plain_words(text)):
+        for word in words:
             rates = self._rates(word, place, own)
             if rates is None and not word.isalpha():
                 rates = self._rates(shape(word), place, own)
@@ -154,6 +161,18 @@ class SwapFinder:
             for field, there in enumerate(score)
             if there > here and field != place
         }
+
+    def _stands_well(self, place: int, words: Iterable[str]) -> bool:
+        """Whether so many of the words are at home in the field that there is nothing to weigh: nearly always."""
+        known = at_home = 0
+        for word in words:
+            home = self._home.get(word)
+            if home is None and not word.isalpha():
+                home = self._home.get(shape(word))
+            if home is not None:
+                known += 1
+                at_home += home == place
+        return not known or at_home > _AT_HOME * known
 
     def _rates(self, word: str, place: int, own: int) -> list[float] | None:
         """How usual the word is in each field, the row itself (`own`) left out; None for a word that is too rare."""

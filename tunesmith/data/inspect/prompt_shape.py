@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,8 +21,7 @@ _LAST_WORDS = re.compile(r"\S+\s*")
 _SENTENCE = frozenset(".!?…।॥。！？؟۔")
 _CLOSING = ")]}\"'”’»`*_"
 _OPEN = frozenset(",;-–—/&+([{\\“‘«=<")
-_SPIKE = 5  # prompts of one length, at least
-_SPIKE_TIMES = 8  # as many as at lengths beside it
+_SHORTEST, _LONGER = 60, 0.01  # characters of a limit worth the name; share of prompts that may be longer
 _FREQUENT_WORDS = 150
 MIDDLE = {"word": "with a word", "open": "with a sign that wants more", "digit": "with a number"}
 
@@ -69,12 +68,12 @@ class PromptNorms:
         bodies = [_without(row.ending, cues) for row in rows]
         kinds = Counter(end_kind(body) for body in bodies)
         usual = frozenset(kind for kind, times in kinds.items() if times >= USUAL_END * len(rows))
-        lengths = [
-            (length, row.ending)
-            for row, body in zip(rows, bodies, strict=True)
-            for length in _lengths(row, body)
-        ]
-        return cls(cues, usual, _hanging(rows, bodies), _spikes(lengths))
+        kinds_of_length = zip(
+            *(_lengths(row, body) for row, body in zip(rows, bodies, strict=True)), strict=True
+        )
+        endings = [row.ending for row in rows]
+        spikes = frozenset(length for lengths in kinds_of_length for length in _spikes(lengths, endings))
+        return cls(cues, usual, _hanging(rows, bodies), spikes)
 
     def cue(self, row: RowView) -> str | None:
         """The cue that the prompt ends with."""
@@ -145,25 +144,28 @@ def _without(ending: str, cues: tuple[str, ...]) -> str:
     return ending[: len(ending) - len(cue)].rstrip()
 
 
-def _lengths(row: RowView, body: str) -> set[int]:
+def _lengths(row: RowView, body: str) -> tuple[int, ...]:
     """Lengths that a limit in characters may have been put on: whole, without the instruction, without the cue."""
     whole, before = row.length, row.context
-    return {whole, whole - before, len(body), len(body) - before}
+    return whole, whole - before, len(body), len(body) - before
 
 
-def _spikes(lengths: Iterable[tuple[int, str]]) -> frozenset[int]:
-    texts: dict[int, set[int]] = {}
-    for length, text in lengths:
-        texts.setdefault(length, set()).add(
+def _spikes(lengths: Sequence[int], texts: Sequence[str]) -> set[int]:
+    """Lengths that conspicuously many prompts have: some, where hardly any is longer (the limit); else very many."""
+    alike: dict[int, set[int]] = {}
+    for length, text in zip(lengths, texts, strict=True):
+        alike.setdefault(length, set()).add(
             hash(text)
         )  # rows with the same prompt have no spike of their own
-    counts = {length: len(found) for length, found in texts.items()}
-    found = set()
-    for length, times in counts.items():
+    counts = {length: len(found) for length, found in alike.items()}
+    found, longer = set(), 0
+    for length in sorted(counts, reverse=True):
         beside = sum(counts.get(length + step, 0) for step in range(-10, 11) if step) / 20
-        if length > 60 and times >= max(_SPIKE, _SPIKE_TIMES * beside):
+        at_the_end = longer <= _LONGER * len(lengths)
+        if length >= _SHORTEST and counts[length] >= (5 + 4 * beside if at_the_end else 15 + 8 * beside):
             found.add(length)
-    return frozenset(found)
+        longer += counts[length]
+    return found
 
 
 def _hanging(rows: Sequence[RowView], bodies: Sequence[str]) -> frozenset[str]:
