@@ -7,7 +7,7 @@
 
 Ours does more: it also splits, looks for near-duplicates, runs every data check and proves every row. TRL gets rows
 that are conversations already. Both use the same tokenizer, template and number of processes. Memory is the most that
-the process and its children held together (proportional set size), read from /proc five times a second.
+the process and its children held together (proportional set size), read from /proc once a second.
 TRL runs in the Python that TRL_PYTHON names (an environment with trl and datasets).
 """
 
@@ -150,7 +150,7 @@ def _measured(command: list[str], log: Path, more: dict[str, str] | None = None)
 def _watch(root: int, peak: list[int]) -> None:
     while True:
         peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree(root)))
-        time.sleep(0.2)
+        time.sleep(1)
 
 
 def _tree(root: int) -> list[int]:

@@ -89,7 +89,10 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 class Progress:
-    """A count that grows. `update` takes figures (loss=…, tokens_per_second=…) that stand beside the bar."""
+    """A count that grows, towards `total` where that is known (not 0).
+
+    `update` takes figures (loss=…, tokens_per_second=…) that stand beside the bar.
+    """
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
@@ -113,7 +116,9 @@ class Progress:
             console=Console(stderr=True),
             transient=False,
         )
-        self._task = self._rich.add_task(self.label, total=self.total, completed=self.done, figures="")
+        self._task = self._rich.add_task(
+            self.label, total=self.total or None, completed=self.done, figures=""
+        )
         self._rich.start()
 
     def update(self, advance: int = 1, **figures: object) -> None:
@@ -130,8 +135,9 @@ class Progress:
     def line(self) -> str:
         """The state as one plain line."""
         spent, made = time.monotonic() - self._begin, self.done - self._first
-        left = f"{_clock(spent / made * (self.total - self.done))} left" if made else ""
-        parts = [f"{self.label} {self.done}/{self.total} {self.unit}".rstrip(), left, self._shown()]
+        left = f"{_clock(spent / made * (self.total - self.done))} left" if made and self.total else ""
+        count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
+        parts = [f"{self.label} {count} {self.unit}".rstrip(), left, self._shown()]
         return ", ".join(part for part in parts if part)
 
     def close(self) -> None:

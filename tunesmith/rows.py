@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -142,6 +142,19 @@ class Rows:
             paths = (self._text, *(self._folder / f"{self.split}.{name}.npy" for name in ("ids", "learned")))
             text, ids, learned = (stack.enter_context(path.open("rb")) for path in paths)
             yield Blocks(self._lines, self._offsets, text, ids, learned)
+
+    def rewrite(self, change: Callable[[int, Example], Example], numbers: Collection[int]) -> None:
+        """Replaces the texts of some rows; their ids and masks stay."""
+        place, lengths = self._text.with_suffix(".new"), np.diff(self._lines)
+        with self._text.open("rb") as old, place.open("wb") as new:
+            for row, line in enumerate(old):
+                if row in numbers:
+                    line = row_line(change(row, Example.from_json(json.loads(line))))
+                    lengths[row] = len(line)
+                new.write(line)
+        place.replace(self._text)
+        self._lines = _edges([lengths])
+        np.save(self._folder / f"{self.split}.lines.npy", self._lines)
 
     @property
     def sha256(self) -> str:

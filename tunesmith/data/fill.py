@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith import console
 from tunesmith.contract import Contract
 from tunesmith.data.ingest import Ingested, default_workers, ingest
 from tunesmith.data.inspect import Inspection, inspect
 from tunesmith.data.levels import verdict
 from tunesmith.data.near import near_pairs
-from tunesmith.data.pool import Pool, compared_text
+from tunesmith.data.pool import Pool, compared_text, tell_apart
 from tunesmith.data.proofs import Rules, split_proofs
 from tunesmith.data.sources import SPLITS, SourceFile
 from tunesmith.data.split import split
@@ -40,6 +41,8 @@ def fill(
     pool = ingested.pool
     if not len(pool):
         _nothing_left(recipe, ingested)
+    if repeated := tell_apart(pool):
+        console.warn(f"{repeated} rows have the id of another row: they go on as ID~2, ID~3 …")
     schema = load_schema(data.json_schema) if data.json_schema else None
     pairs, similarity = near_pairs(
         pool.signatures, lambda row: compared_text(pool.example(row)), same=pool.facts["text"]

@@ -20,12 +20,15 @@ def relevelled(report: Mapping[str, Any], data: Data, contract: Contract) -> dic
     return {**report, "inspection": {**inspection, "checks": checks}}
 
 
-def verdict(recipe: Recipe, report: Mapping[str, Any]) -> None:
+def verdict(recipe: Recipe, report: Mapping[str, Any], listed: bool = False) -> None:
     """RowError (exit 2) where rows can't be read or are too long, RowCheckFailed (exit 3) where a check of level error
-    found rows or the scored rows can't be scored; warns where rows were left out or cut."""
+    found rows or the scored rows can't be scored; warns where rows were left out or cut.
+
+    `listed`: what was found stands on the screen already.
+    """
     _refused(report)
     _overlong(recipe.data, report)
-    _found(report)
+    _found(report, listed)
     if unscorable := report.get("unscorable"):
         raise RowCheckFailed(unscorable["what"], where=unscorable["where"], fix=unscorable["fix"])
     empty = [name for name, counts in report["splits"].items() if not counts["rows"]]
@@ -65,18 +68,22 @@ def _overlong(data: Data, report: Mapping[str, Any]) -> None:
     )
 
 
-def _found(report: Mapping[str, Any]) -> None:
+def _found(report: Mapping[str, Any], listed: bool) -> None:
     failed = [one for one in report["inspection"]["checks"] if one["level"] == "error" and one["rows"]]
     if not failed:
         return
     lines = []
-    for check in failed:
+    for check in () if listed else failed:
         lines.append(f"  {check['name']}: {check['rows']} of {check['of']} rows. {check['meaning']}")
         lines += [f"    {one['source']}: {one['detail']}" for one in check["examples"][:3]]
     names = ", ".join(check["name"] for check in failed)
     raise RowCheckFailed(
-        f"{len(failed)} data check{'s' if len(failed) > 1 else ''} of level error found rows: {names}\n"
-        + "\n".join(lines),
+        "\n".join(
+            [
+                f"{len(failed)} data check{'s' if len(failed) > 1 else ''} of level error found rows: {names}",
+                *lines,
+            ]
+        ),
         where="data/findings.jsonl lists every row",
         fix="mend these rows; or set them aside: tunesmith check RECIPE --reject-to rejected.jsonl; "
         f"or let them pass: data.checks: {{{failed[0]['name']}: warn}}",

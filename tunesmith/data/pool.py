@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,21 @@ class Pool:
     def examples(self, start: int = 0, stop: int | None = None) -> Iterator[Example]:
         """Conversations of rows start … stop - 1, in order."""
         return self.rows.examples(start, stop)
+
+
+def tell_apart(pool: Pool) -> int:
+    """Gives rows whose id an earlier row has an id of their own (`7~2`, `7~3` …); returns how many there were."""
+    order = np.argsort(pool.facts["id"], kind="stable")
+    ids = pool.facts["id"][order]
+    repeated = np.flatnonzero(ids[1:] == ids[:-1]) + 1
+    if not len(repeated):
+        return 0
+    first = np.maximum.accumulate(
+        np.where(np.concatenate([[True], ids[1:] != ids[:-1]]), np.arange(len(ids)), 0)
+    )
+    number = dict(zip(order[repeated].tolist(), (repeated - first[repeated] + 1).tolist(), strict=True))
+    pool.rows.rewrite(lambda row, example: replace(example, id=f"{example.id}~{number[row]}"), set(number))
+    return len(number)
 
 
 class PoolWriter:

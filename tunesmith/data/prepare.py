@@ -49,8 +49,7 @@ class Prepared:
 
     def write_page(self, recipe: Recipe, path: Path) -> None:
         """The report as a page, at this recipe's levels."""
-        facts = [(f"{one['split']} rows", one["name"]) for one in self.report["sources"]]
-        facts += [("tokenizer", self.contract.tokenizer_sha256[:16]), ("prepared as", self.folder.name)]
+        facts = [("tokenizer", self.contract.tokenizer_sha256[:16])]
         page = inspect_page.render(
             self.report, name=recipe.name, max_length=recipe.data.max_length, facts=facts
         )

@@ -30,6 +30,8 @@ from tunesmith.tasks import Task
 from tunesmith.tasks.score import check_golds, score_predictions
 from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
 
+FLOOR_ROWS = 100_000  # training rows among which the nearest is looked for, evenly spread
+
 
 def evaluate(recipe: Recipe, run: Run) -> None:
     """Fills `run.predictions` and `run.report`; the proof `answers_stop` fails after the report is written."""
@@ -99,7 +101,8 @@ def _measuring(model: PreTrainedModel, recipe: Recipe) -> ReferenceEngine:
 
 
 def _write_floors(run: Run, task: Task, scored: ScoredRows) -> None:
-    train = [example for example in Rows.open(run.data, "train").examples() if example.answer is not None]
+    rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
+    train = [example for example in rows if example.answer is not None]
     run.predictions.mkdir(parents=True, exist_ok=True)
     for name, answers in (
         ("majority", majority(task, train, scored.examples)),

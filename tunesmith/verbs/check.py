@@ -9,8 +9,8 @@ from typing import Any
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract, Encoded
-from tunesmith.data.cache import FOLDER
 from tunesmith.data import inspect_table
+from tunesmith.data.cache import FOLDER
 from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
 from tunesmith.data.reject import set_aside
@@ -44,7 +44,7 @@ def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None 
     console.say(f"page      {page}")
     if reject_to is not None:
         return {"report": prepared.report} | _set_aside(recipe, prepared, reject_to)
-    verdict(recipe, prepared.report)
+    verdict(recipe, prepared.report, listed=True)
     proofs = prepared.proofs()
     for name, rows in prepared.splits.items():
         rules = [

@@ -10,6 +10,7 @@ from tunesmith import console
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.data.formats import Manner, read_file
+from tunesmith.data.processors import PROCESSORS
 from tunesmith.errors import AccessError, ModelError
 from tunesmith.pipeline import require_same
 from tunesmith.recipe import Model
@@ -47,7 +48,7 @@ def predict(
         )
     run = _run_of(model, runs_dir)
     contract = Contract.load(run.contract_folder) if run else None
-    manner = Manner(labelled=False) if contract is None else _manner(contract)
+    manner = Manner(labelled=False) if contract is None else _manner(contract, own=run is not None)
     examples = read_file(rows, manner)  # bad rows are told before a model is loaded
     served = _load(model, run)
     from tunesmith.answers import answer_rows
@@ -74,9 +75,23 @@ def _run_of(name: str, runs_dir: Path) -> Run | None:
     return None
 
 
-def _manner(contract: Contract) -> Manner:
+def _manner(contract: Contract, own: bool) -> Manner:
+    """Rows are read as the training rows were. Code named in a folder that may come from elsewhere is not run."""
+    reading = contract.reading
+    processor = reading.get("processor")
+    if processor is not None and not own and processor not in PROCESSORS:
+        raise ModelError(
+            f"this model's rows were made by {processor}, whose code would run here",
+            where="contract.json: reading.processor",
+            fix="predict with the run itself, or give rows with prompts and remove that key",
+        )
     return Manner(
-        contract.reading.get("format", "auto"), contract.system, contract.instruction_role, labelled=False
+        reading.get("format", "auto"),
+        contract.system,
+        contract.instruction_role,
+        labelled=False,
+        columns=reading.get("columns"),
+        processor=processor,
     )
 
 
