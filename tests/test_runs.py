@@ -85,7 +85,7 @@ def test_states_order_and_width(
     states = [(one["name"][:6], one["state"], one["phase"]) for one in found["runs"]]
     assert states == [
         ("fresh", "running", "prepare"),
-        ("paused", "stopped", "stopped"),
+        ("paused", "stopped", "train"),
         ("broken", "failed", "evaluate"),
         ("killed", "stale", "train"),
         ("a-name", "done", "export"),
@@ -188,7 +188,7 @@ def test_show_a_run(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     ("name", "words"),
     [
         ("killed", ["stale (it ended without a word): train, step 40 of 120", "tunesmith run", "gap +"]),
-        ("paused", ["stopped: stopped, step 60 of 120", "recipe.yaml"]),
+        ("paused", ["stopped: train, step 60 of 120", "recipe.yaml"]),
         ("broken", ["failed: evaluate", "proof x failed", "mend what is said above"]),
         ("fresh", ["stale (it ended without a word): prepare"]),
         ("latest", ["run       "]),

@@ -36,8 +36,7 @@ def told(run: Run, name: str | None) -> Iterator[None]:
         yield
     except BaseException as error:
         code = _exit_code(error)
-        phase = run.read_json(run.state_file).get("phase")
-        ended = {"exit": code, "phase": phase, "error": _words(error)}
+        ended = {"exit": code, "phase": stage_of(run.read_json(run.state_file)), "error": _words(error)}
         with suppress(TunesmithError, OSError):  # the disk may be what it failed for
             run.write_state(ended=ended)
         if name is not None:
@@ -53,6 +52,12 @@ def _words(error: BaseException) -> str:
         if isinstance(error, TunesmithError)
         else f"{type(error).__name__}: {error}".removesuffix(": ")
     )
+
+
+def stage_of(state: Mapping[str, Any]) -> str:
+    """The stage that a state.json speaks of: running, done last, or (stopped) the one that a signal cut short."""
+    phase = str(state.get("phase") or "prepare").removesuffix(" done")
+    return "train" if phase == "stopped" else phase  # only training stops in good order
 
 
 def _exit_code(error: BaseException) -> int:
@@ -74,7 +79,7 @@ def _tell(run: Run, name: str, code: int, error: str | None) -> None:
 
 def _message(run: Run, code: int, error: str | None) -> dict[str, Any]:
     """`text` is what chat services show."""
-    phase = str(run.read_json(run.state_file).get("phase")).removesuffix(" done")
+    phase = stage_of(run.read_json(run.state_file))
     headline = run.read_json(run.report / "report.json").get("headline")
     word = {0: "finished", 75: "stopped; the same command goes on"}.get(code, "failed")
     text = f"{run.name}: {word} ({phase}, exit {code}{f', {error}' if error else ''})"

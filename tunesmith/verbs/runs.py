@@ -51,7 +51,7 @@ def _row(one: Summary, now: float, metrics: list[str]) -> list[str]:
         headline += f" {_mark(metrics.index(one.headline['metric']), metrics)}"
     return [
         one.name,
-        one.state if one.state == "stopped" else f"{one.state} {one.phase}",
+        f"{one.state} {one.phase}",
         "–" if one.step is None else f"{one.step}/{one.steps or '?'}",
         "–" if one.heartbeat is None else words.age(now - one.heartbeat),
         "–" if one.best_loss is None else f"{one.best_loss:.3f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunesmith.notify import stage_of
 from tunesmith.view.series import best, load_series
 from tunesmith.view.sources import Source
 
@@ -50,7 +51,7 @@ def summarise(source: Source, now: float) -> Summary:
         name=run.name,
         address=source.address,
         state=_state(content, source.locked, None if heartbeat is None else now - heartbeat),
-        phase=str(ended.get("phase") or content.get("phase") or "prepare").removesuffix(" done"),
+        phase=stage_of(ended if ended.get("phase") else content),
         step=content.get("step"),
         steps=content.get("steps"),
         heartbeat=heartbeat,
