@@ -196,7 +196,7 @@ def test_a_training_stopped_by_a_signal_and_one_that_ends(hook: Any, tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [(message["phase"], message["exit"]) for _, _, message in hook.got] == [
-        ("stopped", 75),
+        ("train", 75),
         ("train", 0),
     ]
     assert "tiny: finished (train, exit 0)" in hook.got[1][2]["text"]

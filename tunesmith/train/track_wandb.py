@@ -104,6 +104,7 @@ def _records(content: bytes) -> Iterator[Any]:
     """W&B's records: protocol buffers in LevelDB's log format (leveldb, doc/log_format.md); a torn end is left out."""
     from wandb.proto import wandb_internal_pb2
 
+    records: Any = wandb_internal_pb2  # its names are made when it is imported
     at, parts = _FILE_HEADER, b""
     while at + _HEADER.size <= len(content):
         left = _BLOCK - at % _BLOCK
@@ -117,7 +118,7 @@ def _records(content: bytes) -> Iterator[Any]:
         parts += content[at : at + length]
         at += length
         if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
+            record = records.Record()
             record.ParseFromString(parts)
             parts = b""
             yield record

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tunesmith import console
+from tunesmith import console, notify
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract, Encoded
 from tunesmith.data import inspect_table
@@ -18,6 +18,7 @@ from tunesmith.errors import ProofFailed
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import load_schema
+from tunesmith.train import trackers
 from tunesmith.train.order import Order
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
@@ -29,6 +30,8 @@ def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None 
 
     Prepared rows are kept in `runs_dir` for the run. With `reject_to` bad rows are set aside there instead.
     """
+    notify.require(recipe.train.notify)
+    trackers.require(recipe)
     base = resolve(recipe.model)
     prepared = build(recipe, base, runs_dir / FOLDER)
     contract = prepared.contract

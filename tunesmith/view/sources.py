@@ -57,8 +57,9 @@ def look_at(names: Sequence[str], runs_dir: str | Path) -> Iterator[list[Source]
 def all_runs(runs_dir: str | Path) -> Iterator[list[Source]]:
     """Every run under `runs_dir`, in no order."""
     if not is_s3(runs_dir):
-        folder = Path(runs_dir)
-        states = [*folder.glob("*/state.json"), *folder.glob("*/recipe.yaml")]
+        states = [
+            found for name in ("state.json", "recipe.yaml") for found in Path(runs_dir).glob(f"*/{name}")
+        ]
         folders = {path.parent for path in states if not path.parent.name.startswith(".")}
         yield [_local(Run(path)) for path in sorted(folders)]
         return
