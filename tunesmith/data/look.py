@@ -172,7 +172,7 @@ def _mapped(seen: Look) -> tuple[str, dict[str, str]]:
     asks = [one for one in called(texts, ORDERS) if one is not answer]
     contexts = [one for one in called(texts, CONTEXTS) if one is not answer and one not in asks]
     contexts = [one for one in contexts if one.is_prose or one.name not in sides]
-    order, context = (asks or [None])[0], (contexts or [None])[0]
+    order, context = next(iter(asks), None), next(iter(contexts), None)
     if answer and order and context:
         return "instruction", {"instruction": order.name, "input": context.name, "output": answer.name}
     ask = order or context
