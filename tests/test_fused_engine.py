@@ -13,7 +13,8 @@ from tiny_models import KINDS, tiny
 from torch import Tensor
 
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.fused_layer import LEVELS, FusedLayer, Kept
+from tunesmith.engine.fused_layer import FusedLayer, Kept
+from tunesmith.engine.fused_memory import LEVELS
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.kernels import plain

@@ -7,16 +7,21 @@ waits for the device, and no kernel depends on how long rows are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.engine.fused_layer import LEVELS, FusedLayer, Kept, norm_of
+from tunesmith.engine.fused_layer import FusedLayer, Kept, norm_of
 from tunesmith.engine.fused_loss import loss_and_gradient
+from tunesmith.engine.fused_memory import LEVELS, FusedShape, make_fused_plan
 from tunesmith.engine.fused_stream import Stream, needed
 from tunesmith.engine.fused_weights import Shared
+from tunesmith.engine.memory import Budget
 from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, StepSums
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError
@@ -49,6 +54,14 @@ class FusedEngine(ReferenceEngine):
         self._dropout = adapters(model)[0].dropout.p
         self._require_equal_layers()
 
+    def plan(self, lengths: Sequence[int] | NDArray[np.int64]) -> MicroBatchPlan:
+        """See the protocol. A function of recipe, lengths and the card's total memory (or train.memory)."""
+        total = (
+            torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
+        )
+        shape = FusedShape.of(self.model.config.to_dict(), self.recipe, trained=self.parameters.data.numel())
+        return make_fused_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths])
+
     def use(self, plan: MicroBatchPlan) -> None:
         """Take over which layers recompute what, and of which the dense images are kept."""
         if len(plan.recompute) != len(self.layers) or not set(plan.recompute) <= set(LEVELS):
@@ -60,6 +73,7 @@ class FusedEngine(ReferenceEngine):
         for n, layer in enumerate(self.layers):
             for projection in layer.projections:
                 projection.keep(n < plan.images)
+        self._shared.release()
 
     @torch.no_grad()
     def step(self, batch: PackedBatch, scale: float) -> StepSums:

@@ -26,8 +26,6 @@ from tunesmith.engine.fused_weights import Projection, Shared
 from tunesmith.kernels.kernel_set import Kernels
 from tunesmith.kernels.plain import by_heads
 
-LEVELS = ("none", "qkv", "gate_up", "full")
-
 
 @dataclass
 class Kept:

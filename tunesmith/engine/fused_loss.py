@@ -11,16 +11,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tunesmith.engine.fused_memory import CHUNK_ROWS
 from tunesmith.kernels.kernel_set import Kernels
 
-_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # of logits, in the model's type
+_CPU_BYTES = 8 << 20  # of logits: on a CPU they should stay in cache
 
 
 def chunk_rows(head: nn.Linear) -> int:
-    """Positions per chunk: whole tiles of 128 where there is room for them."""
+    """Positions per chunk."""
     weight = head.weight
-    rows = _CHUNK_BYTES.get(weight.device.type, 512 << 20) // (weight.element_size() * weight.shape[0])
-    return max(32, rows // 128 * 128 if rows > 128 else rows)
+    if weight.device.type != "cpu":
+        return CHUNK_ROWS
+    return max(32, _CPU_BYTES // (weight.element_size() * weight.shape[0]))
 
 
 def loss_and_gradient(

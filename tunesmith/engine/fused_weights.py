@@ -31,6 +31,10 @@ class Shared:
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
 
+    def release(self) -> None:
+        """Give the buffer back until somebody asks for room again."""
+        self._buffer = None
+
     def room(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """[rows, columns] of uninitialised numbers; what was there before is lost."""
         if self._buffer is None or self._buffer.numel() < rows * columns:

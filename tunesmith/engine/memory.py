@@ -2,9 +2,9 @@
 and never over. Arithmetic on config.json and row lengths; no torch, and nothing that happens to be free is asked.
 
 Bytes per token and layer are those that autograd keeps in the reference engine (b bytes a number, H hidden, F ffn):
-    two norms           2 · (4 H in fp32 + b H, the input of the linears)
+    two norms           2 · 4 H in fp32, and b H each where an adapter reads what comes out
     attention           b (2 Q + 2 K): q, k after rotation, v, output;  4 a head for the softmax
-    gated feed-forward  4 b F: gate, silu(gate), up, and their product
+    gated feed-forward  3 b F: gate, silu(gate), up; b F for their product where down_proj has an adapter
     adapters            b r for each; dropout masks are drawn again, dense weights made again: nothing
 For Llama-3.1-8B in bf16: 185 kB. A layer that recomputes keeps its input, b H. The first layers recompute: when their
 turn comes in the backward, the later ones have let go of theirs.
@@ -36,6 +36,9 @@ _OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1}
 _PER_FLOP, _PER_BYTE, _LAUNCHES = 1 / 290e12, 1 / 1.8e12, 4.2e-3
 
 
+LINEARS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+
+
 @dataclass(frozen=True)
 class Shape:
     """What of a model and a recipe decides how much memory a step takes."""
@@ -55,6 +58,7 @@ class Shape:
     full: bool
     optimizer: str
     normed_heads: bool = False  # queries and keys go through norms of their own
+    adapted: frozenset[str] = LINEARS  # linears whose inputs a backward wants
 
     @classmethod
     def of(
@@ -80,20 +84,19 @@ class Shape:
                 full=recipe.tune.method == "full",
                 optimizer=recipe.train.optimizer,
                 normed_heads=str(config.get("model_type")) in _NORMED_HEADS,
+                adapted=_adapted(recipe),
             )
         except KeyError as missing:
             raise ModelError(
                 f"config.json has no {missing}, so the memory of a step can't be planned",
                 fix="use a decoder of the Llama kind (Llama, Mistral, Qwen2, Qwen3, ...)",
             ) from None
-        return replace(
-            shape, trained=shape._trained(recipe.tune.target_modules) if trained is None else trained
-        )
+        return replace(shape, trained=shape._trained() if trained is None else trained)
 
-    def _trained(self, targets: str | Sequence[str]) -> int:
+    def _trained(self) -> int:
         if self.full:
             return self.layers * self.layer_weights + self.outer_weights
-        named = [n for n in self.linears if targets == "all" or n in targets]
+        named = [n for n in self.linears if n in self.adapted]
         return self.layers * self.rank * sum(sum(self.linears[name]) for name in named)
 
     @property
@@ -138,13 +141,17 @@ class Shape:
     def kept(self) -> int:
         """Bytes that a layer keeps per token for its backward."""
         b = self.bytes
-        norms = 2 * (4 + b) * self.hidden + (4 * (self.queries + self.keys) if self.normed_heads else 0)
+        norms = 8 * self.hidden + (4 * (self.queries + self.keys) if self.normed_heads else 0)
+        inputs = b * self.hidden * bool(self.adapted & {"q_proj", "k_proj", "v_proj"})
+        inputs += b * self.hidden * bool(self.adapted & {"gate_proj", "up_proj"})
+        inputs += b * self.ffn * ("down_proj" in self.adapted)
         return (
             norms
+            + inputs
             + b * (2 * self.queries + 2 * self.keys)
             + 4 * self.heads
-            + 4 * b * self.ffn
-            + 7 * b * self.rank
+            + 3 * b * self.ffn
+            + len(self.adapted) * b * self.rank
         )
 
     def moments(self, recomputed: int) -> list[tuple[float, float]]:
@@ -214,11 +221,12 @@ def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatc
         return _plan(shape, budget, tokens, recomputed, "a CPU: a fixed number of tokens")
     possible = [k for k in choices if shape.fits(budget.usable, k) >= needed]
     if not possible:
-        raise _no_room(shape, budget, choices[-1], needed)
+        raise no_room(shape, budget, shape.peak(needed, choices[-1]), needed)
     if budget.rows is not None:
         return _plan(shape, budget, needed, possible[0], "train.micro_batch is given")
-    steps = _some_steps(lengths, budget.batch)
-    largest = max(sum(step) for step in steps)
+    steps = some_steps(lengths, budget.batch)
+    heaviest = sorted(lengths, reverse=True)[: budget.batch]  # no step can hold more
+    largest = heaviest[0] * len(heaviest) if budget.padded else sum(heaviest)
 
     def cost(k: int) -> float:
         trial = MicroBatchPlan(
@@ -234,13 +242,16 @@ def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatc
         if largest <= tokens
         else "fewer layers recompute than with more tokens at once"
     )
-    return _plan(
-        shape, budget, tokens, best, why if best or largest <= tokens else "nothing needs recomputing"
-    )
+    why = why if best or largest <= tokens else "nothing needs recomputing"
+    return _plan(shape, budget, tokens, best, why, min(tokens, largest))
 
 
-def _plan(shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str) -> MicroBatchPlan:
-    gib = None if budget.usable is None else (shape.peak(tokens, recomputed) + _CONTEXT) / GIB
+def _plan(
+    shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str, most: int | None = None
+) -> MicroBatchPlan:
+    """`tokens` is the budget of a micro-batch, `most` what one can really hold (None: as much)."""
+    most = tokens if most is None else most
+    gib = None if budget.usable is None else gib_of(shape.peak(most, recomputed))
     size = f"{budget.rows} rows" if budget.rows else f"up to {tokens:,} tokens"
     layers = "no layer recomputes" if recomputed == 0 else f"{recomputed} of {shape.layers} layers recompute"
     room = "" if gib is None else f", {gib:.1f} of {budget.total_gib:.1f} GiB"
@@ -254,7 +265,20 @@ def _plan(shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str) 
     )
 
 
-def _some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:
+def gib_of(peak: float) -> float:
+    """What a peak in torch's allocator takes of a card, CUDA's own included, in GiB."""
+    return (peak + _CONTEXT) / GIB
+
+
+def _adapted(recipe: Recipe) -> frozenset[str]:
+    """Leaf names of the linears that a backward wants the inputs of."""
+    targets = recipe.tune.target_modules
+    if recipe.tune.method == "full" or targets == "all":
+        return LINEARS
+    return frozenset(name for name in LINEARS if any(t == name or t.endswith(f".{name}") for t in targets))
+
+
+def some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:
     """Row lengths of some steps, spread over the data set whatever its order."""
     n = len(lengths)
     stride = next(p for p in (7919, 7907, 7901, 1) if p == 1 or n % p)
@@ -262,13 +286,14 @@ def _some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:
     return [[int(lengths[(s * batch + i) * stride % n]) for i in range(min(batch, n))] for s in range(count)]
 
 
-def _no_room(shape: Shape, budget: Budget, recomputed: int, needed: int) -> OutOfRoom:
+def no_room(shape: Shape, budget: Budget, peak: float, needed: int) -> OutOfRoom:
+    """The error for `needed` tokens that would take `peak` bytes even by the leanest plan; says what would help."""
     what = (
         f"{budget.rows} longest rows ({needed:,} tokens)"
         if budget.rows
         else f"longest row ({needed:,} tokens)"
     )
-    gib = (shape.peak(needed, recomputed) + _CONTEXT) / _USABLE / GIB
+    gib = gib_of(peak) / _USABLE
     fixes = ["train.micro_batch: auto"] if budget.rows else []
     fixes += ["train.recompute: auto"] if budget.recompute == "none" else []
     fixes += ["model.quantize: nf4"] if shape.quantize == "none" and not shape.full else []
