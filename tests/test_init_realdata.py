@@ -32,7 +32,7 @@ LONG = {
     "bc5cdr_official_eval_sample/CDR_sample.test.DNER.PubTator": SOUND,
     "cancer_ie/train.jsonl": SOUND,
     "medquad/medquad_diagnosis_treatment.jsonl": SOUND,
-    "medquad/medquad_qa.jsonl": (3, "have the id of another row"),
+    "medquad/medquad_qa.jsonl": SOUND,
     "mts_dialog/MTS-Dialog-TrainingSet.csv": SOUND,
     "mts_dialog/MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv": SOUND,
     "mts_dialog/MTS-Dialog-Automatic-Summaries-ValidationSet.csv": SOUND,

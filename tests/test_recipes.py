@@ -44,8 +44,22 @@ def test_each_mission_has_recipe_rows_and_guide() -> None:
 
 @pytest.mark.parametrize("mission", SHAPES)
 def test_check(mission: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(RECIPES / f"{mission}.yaml"), *settings(mission, tmp_path)]) == 0
+    words = [*settings(mission, tmp_path), "--runs-dir", str(tmp_path)]
+    assert main(["check", str(RECIPES / f"{mission}.yaml"), *words]) == 0
     assert f"{mission}: sound" in capsys.readouterr().out
+
+
+def test_rows_that_a_processor_leaves_out_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = settings("medical-qa", tmp_path)
+    with (tmp_path / SHAPES["medical-qa"][0]).open("a") as file:
+        file.write(
+            json.dumps({"instruction": "Answer.", "input": "Who are you?", "output": "Thanks for asking."})
+            + "\n"
+        )
+    assert main(["check", str(RECIPES / "medical-qa.yaml"), *words, "--runs-dir", str(tmp_path)]) == 0
+    assert f"diagnosis_treatment left out 1 of {ROWS + 1} rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mission", SHAPES)

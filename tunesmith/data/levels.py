@@ -27,6 +27,9 @@ def verdict(recipe: Recipe, report: Mapping[str, Any], listed: bool = False) -> 
     `listed`: what was found stands on the screen already.
     """
     _refused(report)
+    if report["left_out"]:
+        rows = sum(source["rows"] for source in report["sources"])
+        console.warn(f"{recipe.data.processor} left out {report['left_out']} of {rows} rows")
     _overlong(recipe.data, report)
     _found(report, listed)
     if unscorable := report.get("unscorable"):

@@ -205,11 +205,6 @@ def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
         if one.bad:
             listing = "\n  ".join(one.bad[:_SHOWN])
             found.append(f"{len(one.bad)} rows of {name} can't be used:\n  {listing}")
-        shared = len(one.examples) - len({example.id for example in one.examples})
-        if shared:
-            found.append(
-                f"{shared} rows of {name} have the id of another row; rename the column, or make ids unique"
-            )
         empty = sum(not answer.strip() for answer in answers_of(one))
         if empty:
             found.append(f"{empty} rows of {name} have an empty answer (check empty_answer)")
