@@ -1,6 +1,6 @@
 """How fast rows become token ids, and in how much memory: ours beside TRL's own preparation.
 
-    python benchmarks/prepare.py make FOLDER ROWS        rows of 60 to 600 tokens, a tokenizer's folder beside them
+    python benchmarks/prepare.py make FOLDER ROWS [WORDS]    rows of some 130 words, a tokenizer's folder beside them
     python benchmarks/prepare.py ours FOLDER             `tunesmith prepare`, then again from the cache
     python benchmarks/prepare.py trl FOLDER              TRL's SFTTrainer: tokenise and pack by datasets.map
     python benchmarks/prepare.py pair FOLDER [TIMES]     ours and TRL's in turn
@@ -27,7 +27,7 @@ PROCESSES = 2
 LENGTH = 2048
 
 
-def make(folder: Path, rows: int) -> None:
+def make(folder: Path, rows: int, words_a_row: float = 130) -> None:
     """rows.jsonl (instruction/input/output), conversations.jsonl (the same for TRL) and base/."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from llama3_referee import write_llama3_tokenizer
@@ -51,7 +51,7 @@ def make(folder: Path, rows: int) -> None:
         for row in range(rows):
 
             def some(low: float, sigma: float) -> str:
-                length = max(3, min(400, int(draw.lognormvariate(low, sigma))))
+                length = max(3, min(400, int(draw.lognormvariate(low, sigma) * words_a_row / 130)))
                 start = draw.randrange(len(texts) - length)
                 chosen = texts[start : start + length]
                 return (
@@ -186,7 +186,7 @@ def main() -> None:
     """Parses the command line."""
     verb, folder = sys.argv[1], Path(sys.argv[2]).resolve()
     if verb == "make":
-        make(folder, int(sys.argv[3]))
+        make(folder, int(sys.argv[3]), *map(float, sys.argv[4:5]))
     elif verb == "trl-worker":
         trl_worker(folder)
     elif verb in ("ours", "trl", "pair"):

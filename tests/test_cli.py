@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
             bad_yaml(p, RECIPE.replace("split:", "schema: schema.json, split:")),
         ),
         3,
-        "schema: 50 of 50 rows",
+        "data checks of level error found rows: schema",
     ),
     "unknown model": (
         lambda p: bad_yaml(p, RECIPE.replace("base: starter", "base: nobody/nothing")),

@@ -91,15 +91,13 @@ def compile_template(source: str, date: str) -> Render:
     except jinja2.TemplateError as error:
         raise ModelError(f"the chat template is not valid Jinja: {error}", where="model.template") from None
 
+    known = {**template.globals, "tools": None, "date_string": date}
+
     def render(turns: Sequence[Mapping[str, str]], answer_next: bool, special: Mapping[str, str]) -> str:
         try:
-            return template.render(
-                messages=list(turns),
-                add_generation_prompt=answer_next,
-                tools=None,
-                date_string=date,
-                **special,
-            )
+            given = {"messages": list(turns), "add_generation_prompt": answer_next} | special
+            # as `template.render`, which merges the same globals anew for every row
+            return "".join(template.root_render_func(template.new_context(known | given, shared=True)))
         except ModelError:
             raise
         except Exception as error:  # a template is a program of the user's: 1 // 0, "text" + 1

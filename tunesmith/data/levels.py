@@ -81,12 +81,7 @@ def _found(report: Mapping[str, Any], listed: bool) -> None:
         lines += [f"    {one['source']}: {one['detail']}" for one in check["examples"][:3]]
     names = ", ".join(check["name"] for check in failed)
     raise RowCheckFailed(
-        "\n".join(
-            [
-                f"{len(failed)} data check{'s' if len(failed) > 1 else ''} of level error found rows: {names}",
-                *lines,
-            ]
-        ),
+        "\n".join([f"data checks of level error found rows: {names}", *lines]),
         where="data/findings.jsonl lists every row",
         fix="mend these rows; or set them aside: tunesmith check RECIPE --reject-to rejected.jsonl; "
         f"or let them pass: data.checks: {{{failed[0]['name']}: warn}}",
