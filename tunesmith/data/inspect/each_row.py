@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.inspect.answer_shape import ShapeChecker
 from tunesmith.data.inspect.field_values import SwapFinder
-from tunesmith.data.inspect.grounding import ANSWER, Grounder
+from tunesmith.data.inspect.grounding import Grounder, values_of
 from tunesmith.data.inspect.norms import Norms
 from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.prompt_shape import end_kind
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import script_letters, strays
 from tunesmith.data.inspect.tally import LONGEST, Tally
-from tunesmith.data.pool import Pool
+from tunesmith.data.pool import Pool, hash_text
 from tunesmith.tasks.protocol import Parsed
 
 RANGE = 4096  # rows that a worker takes at a time
-Found = list[tuple[str, int, str]]
+
+
+class Looked(NamedTuple):
+    """What came of one range of rows."""
+
+    tally: Tally
+    found: list[tuple[str, int, str]]
+    """(check, row, detail)"""
+    folded: NDArray[np.uint64]
+    """Of each row a hash of its prompt, case and spaces aside."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,10 @@ def swapped_field(row: RowView, desk: Desk) -> list[str]:
 
 def grounding(row: RowView, desk: Desk) -> list[str]:
     """Values, or the answer, beside the prompt."""
-    fields: Sequence[tuple[str, str | None]] | None = row.fields
-    if fields is None:
-        if not row.answer or row.parsed is None:
-            return []
-        fields = ((ANSWER, row.answer),)
-    before, found = "", list[str]()
+    fields = values_of(row)
+    if not fields:
+        return []
+    before, found = None, list[str]()
     tallies, ground_in, limits, there = (
         desk.tally.fields,
         desk.grounder.ground,
@@ -107,7 +114,7 @@ def grounding(row: RowView, desk: Desk) -> list[str]:
         count = tallies.get(name) or desk.tally.field(name)
         if count is None:
             continue
-        if name != before or not name:  # elements of a list stand behind one another
+        if name != before:  # elements of a list stand behind one another
             count.rows += 1
             before = name
         if text is None:
@@ -218,19 +225,20 @@ DETECTORS: dict[str, Callable[[RowView, Desk], list[str]]] = {
 """Check → what looks at one row: lines for a person, and counts in the desk's tally."""
 
 
-def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> tuple[Tally, Found]:
+def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> Looked:
     """One range of rows."""
     desk.tally = Tally()
-    found: Found = []
+    found: list[tuple[str, int, str]] = []
+    folded = np.zeros(stop - start, np.uint64)
     sampled = set(job.sampled[slice(*np.searchsorted(job.sampled, (start, stop)))].tolist())
     for number, example in enumerate(pool.examples(start, stop), start):
         row = RowView(number, example, job.parse, number in sampled)
+        folded[number - start] = hash_text(" ".join(row.prompt.lower().split()))
         _kinds(row, desk.tally)
         for check, detector in DETECTORS.items():
-            for detail in detector(row, desk):
-                found.append((check, number, detail))
+            found += [(check, number, detail) for detail in detector(row, desk)]
     desk.tally.close()
-    return desk.tally, found
+    return Looked(desk.tally, found, folded)
 
 
 def _kinds(row: RowView, tally: Tally) -> None:
@@ -259,13 +267,13 @@ def _begin(job: Job) -> None:
     _at_work = Pool(job.folder), job, Desk(job)
 
 
-def _work(span: tuple[int, int]) -> tuple[Tally, Found]:
+def _work(span: tuple[int, int]) -> Looked:
     assert _at_work is not None, "a worker begins with _begin"
     pool, job, desk = _at_work
     return look(pool, *span, job, desk)
 
 
-def look_at_all(pool: Pool, job: Job, workers: int) -> Iterator[tuple[Tally, Found]]:
+def look_at_all(pool: Pool, job: Job, workers: int) -> Iterator[Looked]:
     """All rows, in order, range by range; few rows or one worker stay in this process."""
     spans = [(start, min(start + RANGE, len(pool))) for start in range(0, len(pool), RANGE)]
     if workers < 2 or len(spans) < 2:

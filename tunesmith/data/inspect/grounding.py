@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +33,20 @@ class Ground(NamedTuple):
     def coverage(self) -> float:
         """Share of the value's words that the prompt has."""
         return self.found / self.words if self.words else 1.0
+
+
+def values_of(row: RowView) -> Sequence[tuple[str, str | None]]:
+    """(field, value) pairs to look up: the fields of a JSON answer, the lines of a list ("- …"), else the answer."""
+    if row.fields is not None:
+        return row.fields
+    answer = row.answer
+    if not answer or row.parsed is None:
+        return ()
+    if answer.startswith("- "):
+        lines = [line for line in answer.split("\n") if line.strip()]
+        if all(line.startswith("- ") for line in lines):
+            return [(ANSWER, line[2:]) for line in lines]
+    return ((ANSWER, answer),)
 
 
 class Grounder:
@@ -95,7 +109,7 @@ class GroundingNorms:
         limit = self.limits.get(name)
         if limit is None or not ground.words or ground.coverage > limit or (name, text) in self.labels:
             return None
-        what = f"{name}: {_short(text)}" if name else "the answer"
+        what = f"{name}: {_short(text)}" if name else _short(text)
         return f"{what} is not in the input ({ground.found} of {ground.words} words are)"
 
 

@@ -17,7 +17,7 @@ from tunesmith.data.inspect.each_row import Job, look_at_all
 from tunesmith.data.inspect.finding import CHAT, CHECKS, Findings, levels
 from tunesmith.data.inspect.lengths import lengths, limits
 from tunesmith.data.inspect.norms import learn, read_sample, sample
-from tunesmith.data.inspect.relations import LEAKS, REPEATS, SIDES, Facts, leaks, repeats
+from tunesmith.data.inspect.relations import LEAKS, REPEATS, SIDES, Facts, leaks, repeats, shared_answers
 from tunesmith.data.inspect.report import (
     boilerplate_report,
     fields_report,
@@ -73,14 +73,18 @@ def inspect(
     norms = learn(read_sample(pool, rows, parse))
     tally = Tally()
     job = Job(pool.folder, norms, parse, schema, rows)
-    for counted, these in look_at_all(pool, job, workers):
-        tally.add(counted)
-        found.add(one for one in these if checks[one[0]] != "ignore")
+    folded = np.zeros(len(pool), np.uint64)
+    done = 0
+    for looked in look_at_all(pool, job, workers):
+        tally.add(looked.tally)
+        found.add(one for one in looked.found if checks[one[0]] != "ignore")
+        folded[done : done + len(looked.folded)] = looked.folded
+        done += len(looked.folded)
     if tally.counts["pair", "rows"] and data.checks.phi == "auto":
         checks["phi"] = "error"
-    given = Facts(pool.facts, side, pairs, similarity)
+    given = Facts(pool.facts, side, pairs, similarity, folded)
     leaked = _leaks(pool, given, found, checks)
-    repeated = repeats(pool.facts)
+    repeated = repeats(given)
     for check, finder in REPEATS.items():
         related = finder(given)
         if check == "near_duplicate":
@@ -116,7 +120,10 @@ def _leaks(pool: Pool, given: Facts, found: Findings, checks: Mapping[str, str])
         made.setdefault(name, {"of": held})[check.removesuffix("_leak")] = one
     for name, leak_report in made.items():
         held_out, _, other = name.partition(" in ")
-        leak_report["similarity"] = _similarity(pool, given.side, SIDES.index(held_out), SIDES.index(other))
+        numbers = SIDES.index(held_out), SIDES.index(other)
+        shared = shared_answers(given, *numbers)
+        leak_report["answer"] = {"rows": shared, "share": shared / leak_report["of"]}
+        leak_report["similarity"] = _similarity(pool, given.side, *numbers)
     return made
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tunesmith.data.inspect.answer_shape import ShapeNorms
 from tunesmith.data.inspect.boilerplate import BoilerplateNorms
 from tunesmith.data.inspect.field_values import ValueModels
-from tunesmith.data.inspect.grounding import ANSWER, Ground, Grounder, GroundingNorms
+from tunesmith.data.inspect.grounding import Ground, Grounder, GroundingNorms, values_of
 from tunesmith.data.inspect.prompt_shape import PromptNorms
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import ScriptNorms, main_script, script_letters
@@ -76,9 +76,6 @@ def learn(rows: list[RowView]) -> Norms:
 def _grounds(rows: list[RowView]) -> Iterator[tuple[str, str, Ground]]:
     grounder = Grounder()
     for row in rows:
-        if row.fields is not None:
-            for name, text in row.fields:
-                if text is not None:
-                    yield name, text, grounder.ground(text, row, row.asked_set)
-        elif row.answer:
-            yield ANSWER, row.answer, grounder.ground(row.answer, row, row.asked_set)
+        for name, text in values_of(row):
+            if text is not None:
+                yield name, text, grounder.ground(text, row, row.asked_set)

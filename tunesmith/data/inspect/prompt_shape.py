@@ -57,6 +57,8 @@ class PromptNorms:
     """Frequent words that prompts never end with."""
     spikes: frozenset[int] = frozenset()
     """Lengths in characters that far more prompts have than their neighbours."""
+    forms: frozenset[str] = frozenset()
+    """First words of prompts that mostly end in the middle, as a form without a question mark does."""
 
     @classmethod
     def learn(cls, rows: Sequence[RowView]) -> PromptNorms:
@@ -66,14 +68,15 @@ class PromptNorms:
             return cls()
         cues = _cues([row.ending for row in rows])
         bodies = [_without(row.ending, cues) for row in rows]
-        kinds = Counter(end_kind(body) for body in bodies)
+        each = [end_kind(body) for body in bodies]
+        kinds = Counter(each)
         usual = frozenset(kind for kind, times in kinds.items() if times >= USUAL_END * len(rows))
         kinds_of_length = zip(
             *(_lengths(row, body) for row, body in zip(rows, bodies, strict=True)), strict=True
         )
         endings = [row.ending for row in rows]
         spikes = frozenset(length for lengths in kinds_of_length for length in _spikes(lengths, endings))
-        return cls(cues, usual, _hanging(rows, bodies), spikes)
+        return cls(cues, usual, _hanging(rows, bodies), spikes, _forms(bodies, each))
 
     def cue(self, row: RowView) -> str | None:
         """The cue that the prompt ends with."""
@@ -91,7 +94,7 @@ class PromptNorms:
         ending = row.ending
         if not ending:
             return None
-        body = ending[: -len(cue)].rstrip() if cue else ending
+        body = _without(ending, (cue,)) if cue else ending
         if self.spikes:
             for length in _lengths(row, body):
                 if length in self.spikes:
@@ -99,7 +102,7 @@ class PromptNorms:
         kind = end_kind(body)
         if kind not in MIDDLE or not self.usual:
             return None
-        if kind not in self.usual:
+        if kind not in self.usual and _first_words(body) not in self.forms:
             return f"ends {MIDDLE[kind]}, the others don't: {_tail(body)}"
         if kind == "word" and self.hanging and _last_word(body) in self.hanging:
             return f"ends with a word that never ends a prompt: {_tail(body)}"
@@ -140,8 +143,10 @@ def _grown(cue: str, counts: Counter[str], children: dict[str, set[str]]) -> lis
 
 
 def _without(ending: str, cues: tuple[str, ...]) -> str:
+    """The text before a cue that stands on a line of its own; where it ends a sentence, the whole."""
     cue = next((cue for cue in cues if ending.endswith(cue)), "")
-    return ending[: len(ending) - len(cue)].rstrip()
+    before = ending[: len(ending) - len(cue)]
+    return before.rstrip() if cue and before.endswith("\n") else ending
 
 
 def _lengths(row: RowView, body: str) -> tuple[int, ...]:
@@ -178,6 +183,19 @@ def _hanging(rows: Sequence[RowView], bodies: Sequence[str]) -> frozenset[str]:
     ends = Counter(_last_word(body) for body in bodies if end_kind(body) == "word")
     frequent = [word for word, times in counts.most_common(_FREQUENT_WORDS) if times >= 0.1 * seen]
     return frozenset(word for word in frequent if ends[word] < 0.005 * len(rows))
+
+
+def _forms(bodies: Sequence[str], kinds: Sequence[str]) -> frozenset[str]:
+    total, middle = Counter[str](), Counter[str]()
+    for body, kind in zip(bodies, kinds, strict=True):
+        start = _first_words(body)
+        total[start] += 1
+        middle[start] += kind in MIDDLE
+    return frozenset(start for start, times in middle.items() if times >= 5 and 2 * times >= total[start])
+
+
+def _first_words(text: str) -> str:
+    return " ".join(text[:80].split()[:3])
 
 
 def _last_word(text: str) -> str:

@@ -42,6 +42,8 @@ class Facts(NamedTuple):
     """Near-duplicates [m, 2], Jaccard ≥ 0.8."""
     similarity: NDArray[np.float32]
     """Of each pair."""
+    folded: NDArray[np.uint64]
+    """Of each row a hash of its prompt, case and spaces aside."""
 
 
 def exact_leak(given: Facts, held: int, other: int) -> Leak:
@@ -98,8 +100,7 @@ def duplicate(given: Facts) -> Related:
 def near_duplicate(given: Facts) -> Related:
     """Almost the same on one side, again; rows of one document and rows with one prompt are alike by design."""
     first, second = given.pairs[:, 0].astype(np.int64), given.pairs[:, 1].astype(np.int64)
-    facts, side = given.facts, given.side
-    documents, prompts = facts["document"], facts["prompt"]
+    documents, prompts, side = given.facts["document"], given.folded, given.side
     other_document = (documents[first] != documents[second]) | (documents[first] == _NO_DOCUMENT)
     same = (side[first] == side[second]) & (prompts[first] != prompts[second]) & other_document
     first, second = first[same], second[same]
@@ -116,8 +117,8 @@ def near_duplicate(given: Facts) -> Related:
 
 
 def contradiction(given: Facts) -> Related:
-    """The same prompt with another answer, on whatever side."""
-    prompts, answers = given.facts["prompt"], given.facts["answer"]
+    """The same prompt, case and spaces aside, with another answer; on whatever side."""
+    prompts, answers = given.folded, given.facts["answer"]
     order = np.lexsort((answers, prompts))
     sorted_prompts, sorted_answers = prompts[order], answers[order]
     new = np.ones(len(order), bool)
@@ -155,16 +156,29 @@ def leaks(given: Facts) -> Iterator[tuple[str, str, Leak, int]]:
                 yield check, f"{SIDES[held]} in {SIDES[other]}", finder(given, held, other), int(counts[held])
 
 
-def repeats(facts: NDArray[np.void]) -> dict[str, Any]:
-    """How often prompts come again, all sides together."""
-    prompts, counts = np.unique(facts["prompt"], return_counts=True)
-    both = np.unique(facts[["prompt", "answer"]])
-    answers = np.unique(both["prompt"], return_counts=True)[1]
+def shared_answers(given: Facts, held: int, other: int) -> int:
+    """Held-out rows whose answer stands on the other side to the letter: counted, for labels may be few."""
+    return len(_shared(given, given.facts["answer"], held, other, "", _NO_DOCUMENT).held)
+
+
+def repeats(given: Facts) -> dict[str, Any]:
+    """How often prompts come again, all sides together: to the letter, and `folded`: case and spaces aside."""
+    answers = given.facts["answer"]
+    exact, folded = _repeats(given.facts["prompt"], answers), _repeats(given.folded, answers)
+    return {**exact, "folded": folded}
+
+
+def _repeats(prompts: NDArray[np.uint64], answers: NDArray[np.uint64]) -> dict[str, int]:
+    order = np.lexsort((answers, prompts))
+    prompts, answers = prompts[order], answers[order]
+    again = prompts[1:] == prompts[:-1]
+    same = again & (answers[1:] == answers[:-1])
     return {
-        "prompts": len(prompts),
-        "prompts_repeated": int((counts > 1).sum()),
-        "prompts_with_different_answers": int((answers > 1).sum()),
-        "exact": int(len(facts) - len(both)),
+        "prompts": len(prompts) - int(again.sum()),
+        "repeats": int(again.sum()),
+        "prompts_repeated": len(np.unique(prompts[1:][again])),
+        "prompts_with_different_answers": len(np.unique(prompts[1:][again & ~same])),
+        "exact": int(same.sum()),
     }
 
 
