@@ -158,7 +158,7 @@ def test_plain_text_is_learned_whole_and_once(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(text)
     made = prepared(tmp_path, train=str(tmp_path / "book.txt"), max_length=100)
     contract, train = made.contract, made.splits["train"]
-    assert max(train.lengths) == 100
+    assert max(train.lengths) <= 100 and min(train.lengths) > 5
     learned = [train.ids(i)[train.learned(i)].tolist() for i in range(len(train))]
     whole = [
         one for part in text.split("\n\n") for one in [*contract.tokens_of(part), contract.document_end_id]

@@ -63,7 +63,8 @@ def pieces(
     begin = encoded.ids[:1] if not encoded.learned[0] else []
     body = encoded.ids[len(begin) :]
     starts = [*contract.token_starts(text.content), len(text.content)]
-    size = most - len(begin)
+    count = -(-len(body) // (most - len(begin)))
+    size = -(-len(body) // count)  # of about one length: a last piece of the end token alone would teach nothing
     for number, start in enumerate(range(0, len(body), size), 1):
         ids = body[start : start + size]
         here = text.content[starts[start] : starts[min(start + size, len(starts) - 1)]]

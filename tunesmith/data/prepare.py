@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def build(recipe: Recipe, base: Base, cache: Path) -> Prepared:
         template=recipe.model.template,
         system=data.system,
         instruction_role=data.instruction_role,
-        reading={"format": _format(data, sources[0]), "columns": data.columns, "processor": data.processor},
+        reading={"format": row_format(data, sources), "columns": data.columns, "processor": data.processor},
     )
     _check_sizes(recipe, base, contract)
     folder = cache / cache_key(recipe, contract, sources)
@@ -115,11 +115,11 @@ def build(recipe: Recipe, base: Base, cache: Path) -> Prepared:
     return Prepared(contract, folder, relevelled(report, data, contract) | {"cache": folder.name})
 
 
-def _format(data: Data, source: SourceFile) -> str:
+def row_format(data: Data, sources: Sequence[SourceFile]) -> str:
     """The format that training rows are read in: new rows have to be read in the same one."""
-    if source.path is None:
+    if sources[0].path is None:
         return "instruction"
-    return format_of(next(raw_batches(source)).rows(), Manner.of(data))
+    return format_of(next(raw_batches(sources[0])).rows(), Manner.of(data))
 
 
 def _check_sizes(recipe: Recipe, base: Base, contract: Contract) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console, notify
+from tunesmith.data.prepare import row_format
+from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import RecipeError
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
@@ -23,6 +25,12 @@ def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> di
             "the recipe has no test and no validation rows, so nothing could be scored",
             where="data",
             fix="set some aside (data.split.test: 0.1), give data.test, or stop at the adapter: --until train",
+        )
+    if until in ("evaluate", "export") and row_format(data, resolve_sources(data)) == "text":
+        raise RecipeError(
+            "plain text has no questions, so there are no answers that could be scored",
+            where="data",
+            fix="stop at the adapter: --until train; `tunesmith show` has its loss on validation text",
         )
     notify.require(recipe.train.notify)
     trackers.require(recipe)
