@@ -181,7 +181,7 @@ def test_a_missing_variable_is_told_before_anything_is_done(place: Path) -> None
 
 def test_a_training_stopped_by_a_signal_and_one_that_ends(hook: Any, tmp_path: Path) -> None:
     """`tunesmith train` itself, its address in .env: SIGTERM, then the same command to the end."""
-    made = make_project(tmp_path, name="tiny", train={"notify": "FROM_DOTENV", "log_every": 1})
+    made = make_project(tmp_path, rows=40, name="tiny", train={"notify": "FROM_DOTENV", "log_every": 1})
     (tmp_path / ".env").write_text(f"FROM_DOTENV={hook.address}/fine?{TOKEN}\n")
     command = [sys.executable, "-m", "tunesmith.cli", "train", str(made)]
     log = tmp_path / "runs" / "tiny" / "metrics.jsonl"

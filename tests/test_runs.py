@@ -93,8 +93,9 @@ def test_states_order_and_width(
     assert max(map(len, said.splitlines())) <= 80
     assert "0.12 → 0.86" in said and "headline: field_f1, base → tuned" in said
     assert "12000/12000" in said and "4 d" in said and "a-na" in said and "minal" in said
+    # state.json is written every ten seconds, a logged step at once: the curves end at 120
     killed = next(one for one in found["runs"] if one["name"] == "killed")
-    assert killed["step"] == 40 and killed["steps"] == 120 and killed["size"] > 1000
+    assert killed["step"] == 120 and killed["steps"] == 120 and killed["size"] > 1000
     assert killed["best_loss"] == pytest.approx(min(validation_losses(runs / "killed")))
 
 
@@ -187,8 +188,8 @@ def test_show_a_run(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("killed", ["stale (it ended without a word): train, step 40 of 120", "tunesmith run", "gap +"]),
-        ("paused", ["stopped: train, step 60 of 120", "recipe.yaml"]),
+        ("killed", ["stale (it ended without a word): train, step 120 of 120", "tunesmith run", "gap +"]),
+        ("paused", ["stopped: train, step 120 of 120", "recipe.yaml"]),
         ("broken", ["failed: evaluate", "proof x failed", "mend what is said above"]),
         ("fresh", ["stale (it ended without a word): prepare"]),
         ("latest", ["run       "]),

@@ -260,13 +260,15 @@ def test_a_torn_file_of_wandb_tells_what_has_arrived(place: Path) -> None:
 def test_a_training_that_is_killed_goes_on_in_the_same_tracked_runs(place: Path) -> None:
     """`tunesmith train`, SIGKILLed and given again: W&B's files and MLflow's data base hold metrics.jsonl, once."""
     names = ["wandb", "mlflow"]
-    made = make_project(place, name="tiny", train={"trackers": names, "log_every": 1, "save_every": 5})
+    made = make_project(
+        place, rows=40, name="tiny", train={"trackers": names, "log_every": 1, "save_every": 5}
+    )
     command = [sys.executable, "-m", "tunesmith.cli", "train", str(made)]
     environment = os.environ | OFFLINE | {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
     run = place / "runs" / "tiny"
     with subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.DEVNULL) as process:
         while (
-            process.poll() is None and not (run / "checkpoints" / "step-00000010" / "MANIFEST.json").exists()
+            process.poll() is None and not (run / "checkpoints" / "step-00000005" / "MANIFEST.json").exists()
         ):
             time.sleep(0.001)
         process.kill()

@@ -156,7 +156,7 @@ class Loop:
         return self.stop.signal is not None
 
     def _heartbeat(self, step: int) -> None:
-        if time.monotonic() - self._beat > _HEARTBEAT:
+        if self.stepper.state.finished or time.monotonic() - self._beat > _HEARTBEAT:
             self._beat = time.monotonic()
             try:
                 self.run.write_state(phase="train", step=step, steps=self.stepper.order.steps)

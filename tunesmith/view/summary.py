@@ -44,7 +44,8 @@ def summarise(source: Source, now: float) -> Summary:
     """`now`: unix seconds."""
     run = source.run
     content = run.read_json(run.state_file)
-    lowest = best(load_series(run))
+    series = load_series(run)
+    lowest = best(series)
     ended = content.get("ended") or {}
     heartbeat = content.get("heartbeat")
     return Summary(
@@ -52,7 +53,9 @@ def summarise(source: Source, now: float) -> Summary:
         address=source.address,
         state=_state(content, source.locked, None if heartbeat is None else now - heartbeat),
         phase=stage_of(ended if ended.get("phase") else content),
-        step=content.get("step"),
+        step=max([content.get("step") or 0, *series["loss"].steps])
+        if "loss" in series
+        else content.get("step"),
         steps=content.get("steps"),
         heartbeat=heartbeat,
         best_step=lowest and lowest[0],
