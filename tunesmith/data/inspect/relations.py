@@ -125,7 +125,7 @@ def contradiction(given: Facts) -> Related:
     new[1:] = sorted_prompts[1:] != sorted_prompts[:-1]
     starts = np.flatnonzero(new)
     group = np.cumsum(new) - 1
-    last = np.append(starts[1:], len(order)) - 1
+    last = np.append(starts[1:], len(order))[: len(starts)] - 1
     differ = sorted_answers[starts] != sorted_answers[last]
     named = differ[group]
     # sorted by answer: the first of a prompt's rows and the last have different ones

@@ -1,0 +1,244 @@
+"""The inspection's edges: plain text, rows without answers, one row, no rows, a schema, several processes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from planted_rows import translations
+
+from tunesmith.data.inspect import CHECKS, Inspection, inspect
+from tunesmith.data.inspect.answer_shape import ShapeNorms, shape_of
+from tunesmith.data.inspect.field_values import flatten
+from tunesmith.data.inspect.finding import levels
+from tunesmith.data.inspect.phi import personal
+from tunesmith.data.inspect.scripts import main_script, script_letters, strays
+from tunesmith.data.inspect.tally import MOST_VALUES, Tally
+from tunesmith.data.near import near_pairs
+from tunesmith.data.pool import compared_text, pool_of
+from tunesmith.example import TEXT, Example, Message
+from tunesmith.recipe import Checks, Data
+from tunesmith.tasks import make_task
+from tunesmith.tasks.schema import SchemaChecker
+
+
+def row(prompt: str, answer: str | None, **more: Any) -> Example:
+    return Example.make(prompt, answer, **more)
+
+
+def looked_at(folder: Path, rows: list[Example], given: list[int] | None = None, **more: Any) -> Inspection:
+    pool = pool_of(folder, rows, given)
+    pairs = np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
+    if rows:
+        pairs = near_pairs(pool.signatures, lambda number: compared_text(rows[number]))
+    settings = {"data": Data(train="rows.jsonl"), "task": make_task("text"), "schema": None} | more
+    return inspect(pool, pool.facts["given"], *pairs, **settings)
+
+
+def rows_of(found: Inspection, check: str) -> set[int]:
+    return {finding.row for finding in found.findings if finding.check == check}
+
+
+def test_the_report_has_every_check_and_is_json(tmp_path: Path) -> None:
+    report = looked_at(tmp_path, [row("How are you?", "Well.")]).report
+    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert all(check["rows"] == 0 and check["meaning"] for check in report["checks"])
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_no_rows_are_no_error(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, [])
+    assert len(found.findings) == 0 and found.report["lengths"] == {}
+
+
+def test_plain_text_is_looked_at_as_text(tmp_path: Path) -> None:
+    texts = [
+        f"The {word} of the house, part {n}." for n, word in enumerate(("roof", "door", "lamp", "yard") * 10)
+    ]
+    texts += ["Write to me: someone@clinic.org", texts[3]]
+    rows = [Example(f"t{n}", (Message(TEXT, text, True),), f"t{n}") for n, text in enumerate(texts)]
+    found = looked_at(tmp_path, rows)
+    assert rows_of(found, "phi") == {40} and rows_of(found, "duplicate") == {41}
+    assert {finding.check for finding in found.findings} <= {"phi", "duplicate", "near_duplicate"}
+    assert "text" in next(one.detail for one in found.findings if one.check == "phi")
+    assert found.report["scripts"]["answer"] == {"Latin": 1.0} and found.report["parse"]["rows"] == 0
+
+
+def test_rows_without_answers_pass(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, [row(f"Question number {word}?", None) for word in ("one", "two", "three")])
+    assert len(found.findings) == 0 and found.report["parse"]["rows"] == 0
+
+
+def test_an_empty_turn_in_the_middle_is_an_empty_answer(tmp_path: Path) -> None:
+    turns = [
+        Message("user", "a"),
+        Message("assistant", " ", True),
+        Message("user", "b"),
+        Message("assistant", "c", True),
+    ]
+    found = looked_at(tmp_path, [Example("x", tuple(turns), "x"), row("d", "e")])
+    assert [(one.check, one.row, one.detail) for one in found.findings] == [
+        ("empty_answer", 0, "turn 2 is empty")
+    ]
+
+
+def test_several_processes_say_what_one_says(tmp_path: Path) -> None:
+    planted = translations(random.Random(5))
+    rows = [example for copy in range(4) for example in planted.rows]  # more than one range of rows
+    one = looked_at(tmp_path / "one", rows)
+    two = looked_at(tmp_path / "two", rows, workers=2)
+    assert one.report == two.report
+    assert list(one.findings) == list(two.findings) and len(one.findings)
+
+
+def test_ignored_checks_are_silent_and_levels_follow_the_recipe(tmp_path: Path) -> None:
+    rows = [row("Call 212-555-0142.", "")] * 2
+    checks = Checks.model_validate({"phi": "ignore", "duplicate": "error"})
+    found = looked_at(tmp_path, rows, data=Data(train="rows.jsonl", checks=checks))
+    assert {finding.check for finding in found.findings} == {"duplicate", "empty_answer"}
+    level = {check["name"]: check["level"] for check in found.report["checks"]}
+    assert (level["phi"], level["duplicate"], level["schema"]) == ("ignore", "error", "error")
+    assert levels(Checks(), chat=True)["phi"] == "error" and levels(Checks(), chat=False)["phi"] == "warn"
+
+
+def test_numbers_of_persons_are_errors_in_pairs_and_never_shown(tmp_path: Path) -> None:
+    rows = [
+        row("Hello there", "Call 212-555-0142 now", rejected="Or john@clinic.org"),
+        row("b", "c", rejected="d"),
+    ]
+    found = looked_at(tmp_path, rows)
+    phi = next(check for check in found.report["checks"] if check["name"] == "phi")
+    assert (
+        phi["level"] == "error"
+        and phi["examples"][0]["detail"] == "phone in the answer; mail in the rejected answer"
+    )
+    assert "0142" not in json.dumps(found.report["checks"]) and found.report["pairs"]["rows"] == 2
+
+
+def test_leaks_name_the_training_row_and_tell_the_other(tmp_path: Path) -> None:
+    rows = [row("What is it?", "A", document="one"), row("And this?", "B", document="two")]
+    rows += [
+        row("What is it?", "A", document="three", id="held"),
+        row("Which?", "C", document="two", id="other"),
+    ]
+    found = looked_at(tmp_path, rows, [0, 0, 1, 2])
+    told = {(finding.check, finding.row): finding.detail for finding in found.findings}
+    assert told["exact_leak", 0] == "its prompt stands in validation too: held"
+    assert told["group_leak", 1] == "its document stands in test too: other"
+    assert found.report["leaks"]["validation in train"]["exact"] == {"rows": 1, "share": 1.0, "named": 1}
+    assert found.report["leaks"]["test in train"]["group"]["rows"] == 1
+
+
+def test_near_leaks_count_rows_that_hang_together(tmp_path: Path) -> None:
+    """Of many rows that are alike not every two are a pair: train 0 and held 2 are so by way of train 1."""
+    rows = [row(f"prompt {n}", "x") for n in range(4)]
+    pool = pool_of(tmp_path, rows, [0, 0, 1, 0])
+    pairs, similarity = np.array([[0, 1], [1, 2]], np.int32), np.array([0.9, 0.85], np.float32)
+    found = inspect(
+        pool,
+        pool.facts["given"],
+        pairs,
+        similarity,
+        data=Data(train="x"),
+        task=make_task("text"),
+        schema=None,
+    )
+    told = {finding.row: finding.detail for finding in found.findings if finding.check == "near_leak"}
+    assert set(told) == {0, 1} and "(0.85)" in told[1] and "(" not in told[0]
+    assert found.report["leaks"]["validation in train"]["near"]["rows"] == 1
+
+
+@pytest.mark.parametrize("values", [True, False])
+def test_a_given_schema_is_what_counts(tmp_path: Path, values: bool) -> None:
+    """Once a schema of types alone, of which answers of one shape are checked once; once with values in it."""
+    stage = {"type": "string", "enum": ["I", "II"]} if values else {"type": "string"}
+    schema = {"type": "object", "properties": {"stage": stage}, "required": ["stage"]}
+    answers = ['{"stage": "I"}'] * 30 + ['{"stage": "V"}', '{"stage": 3}', "{}", '{"stage": "II", "more": 1}']
+    rows = [row(f"Report {n} says stage I or II or V.", answer) for n, answer in enumerate(answers)]
+    found = looked_at(tmp_path, rows, task=make_task("extraction", schema), schema=schema)
+    assert rows_of(found, "schema") == ({30, 31, 32} if values else {31, 32})
+    schema_report = found.report["schema"]
+    assert (schema_report["rows"], schema_report["valid"], schema_report["inferred"]) == (
+        34,
+        31 + (not values),
+        False,
+    )
+
+
+def test_the_inferred_shape_knows_nested_and_optional_keys() -> None:
+    usual = [{"a": "x", "b": {"c": 1.5}, **({"d": ["y"]} if n % 2 else {})} for n in range(100)]
+    norms = ShapeNorms.learn([*usual, {"a": None, "b": None}])
+    assert norms.problem(shape_of({"a": "z", "b": {"c": 2}})) is None  # 2 is a number too
+    assert norms.problem(shape_of({"a": "z", "b": None})) is None
+    assert "'b.c'" in (norms.problem(shape_of({"a": "z", "b": {}})) or "")
+    assert "'a'" in (norms.problem(shape_of({"b": {"c": 1}})) or "")
+    assert "'e'" in (norms.problem(shape_of({"a": "z", "b": {"c": 1}, "e": 1})) or "")
+    assert "array" in (norms.problem(shape_of({"a": ["z"], "b": {"c": 1}})) or "")
+
+
+def test_values_of_nested_answers() -> None:
+    value = {"a": "x", "b": {"c": 5, "d": None}, "e": ["y", "z"], "f": [{"g": True}], "h": [], "i": " "}
+    assert flatten(value) == [
+        ("a", "x"), ("b.c", "5"), ("b.d", None), ("e", "y"), ("e", "z"), ("f.g", "true"), ("h", None), ("i", None),
+    ]  # fmt: skip
+
+
+def test_tallies_stay_small_and_say_so() -> None:
+    whole = Tally()
+    for start in range(0, 3 * MOST_VALUES, 4096):
+        part = Tally()
+        for number in range(start, start + 4096):
+            part.field("name").texts["often" if number % 2 else f"value {number}"] += 1  # type: ignore[union-attr]
+        part.close()
+        whole.add(pickle.loads(pickle.dumps(part)))
+    found = whole.fields["name"]
+    assert found.forgotten and len(found.texts) <= MOST_VALUES and found.texts["often"] > MOST_VALUES
+
+
+def test_a_schema_checker_travels_to_other_processes() -> None:
+    checker = SchemaChecker({"type": "object", "required": ["a"]})
+    assert pickle.loads(pickle.dumps(checker)).problems({}) == checker.problems({}) != ()
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Call (212) 555-0142 or 1-800-QUITNOW", ["phone", "phone"]),
+        ("mobile: 9845012345", ["phone"]), ("+44 20 7946 0958", ["phone"]), ("+91 98450 12345", ["phone"]),
+        ("mail a.b@clinic.org", ["mail"]), ("see https://example.org/x and www.nih.gov", ["url", "url"]),
+        ("123-45-6789", ["social_security"]), ("MRN: 4456721", ["record"]), ("Unit No: 123-45-67", ["record"]),
+        ("DOB: 03/04/1956", ["birth_date"]), ("born on October 31, 2008", ["birth_date"]),
+        ("12 Main Street, Boston, MA 02134", ["address"]), ("P.O. Box 1234", ["address"]),
+        ("from 192.168.10.21", ["ip"]),
+        ("5-10 mg daily, 120/80, 1998-2004, 2 x 500 mg", []), ("PMID 12345678; doi 10.1016/j.123.4567", []),
+        ("NCT01234567, CAS 50-78-2, EC 1.14.13.39, v1.2.3.4", []), ("p.R175H c.524G>A rs28934578", []),
+        ("ISBN 978-0-306-40615-7; the antagonist, CP 93129", []), ("born in 1956, stage IIIB 4 Days Dr. Smith", []),
+        ("1 2 3 4 5 6 7 8 and 1990 1991 1992 1993", []), ("no 12 patients", []),
+    ],
+)  # fmt: skip
+def test_numbers_of_persons_and_other_numbers(text: str, kinds: list[str]) -> None:
+    assert sorted(kind for kind, _ in personal(text)) == sorted(kinds)
+
+
+def test_scripts_and_strays() -> None:
+    assert main_script(script_letters("ಕನ್ನಡ ನುಡಿ, one")) == "Kannada"
+    assert script_letters("naïve 12 µ") == {"Latin": 6} and script_letters("漢字とかな") == {
+        "Han": 2,
+        "Kana": 3,
+    }
+    assert main_script(script_letters("12, 3")) is None
+    assert strays("a\ufffdb\u200bc e\u0301") == {"replacement": 1, "zero_width": 1, "not_nfc": 1}
+
+
+def test_a_limit_says_what_it_cuts(tmp_path: Path) -> None:
+    rows = [row("w " * words, "a " * 9) for words in (10, 500, 507, 600)]  # an answer is 10 long here
+    half = next(one for one in looked_at(tmp_path, rows).report["limits"] if one["limit"] == 512)
+    assert half == {
+        "limit": 512, "over": 2, "share": 0.5, "answer_lost": 1, "cue_cut": 1, "answer_cut": 1,
+        "answer_tokens_share": pytest.approx(15 / 40),
+    }  # fmt: skip
