@@ -31,7 +31,7 @@ LONG = {
     "bc5cdr_official_eval_sample/CDR_sample.test.CID.PubTator": SOUND,
     "bc5cdr_official_eval_sample/CDR_sample.test.DNER.PubTator": SOUND,
     "cancer_ie/train.jsonl": SOUND,
-    "medquad/medquad_diagnosis_treatment.jsonl": SOUND,
+    "medquad/medquad_diagnosis_treatment.jsonl": (0, "longer than the 4096 tokens"),
     "medquad/medquad_qa.jsonl": SOUND,
     "mts_dialog/MTS-Dialog-TrainingSet.csv": SOUND,
     "mts_dialog/MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv": SOUND,

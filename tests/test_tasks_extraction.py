@@ -422,7 +422,6 @@ def test_auto_is_extraction_where_most_answers_are_objects():
     assert make_task("auto", None, golds[4:]).name == "text"  # a third of them: the other way round
 
 
-
 def test_answers_that_cannot_be_parsed_do_not_look_perfect():
     task = make_task("extraction", schema())
     made, scored = score(task, [A, A], ["no idea", "none"])

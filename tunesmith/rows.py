@@ -49,11 +49,14 @@ class Blocks:
         self._text.seek(int(lines[0]))
         text = self._text.read(int(lines[-1] - lines[0]))
         count = int(offsets[-1] - offsets[0])
-        arrays = []
-        for file, kind, begin in self._arrays:
-            file.seek(begin + int(offsets[0]) * kind.itemsize)
-            arrays.append(np.frombuffer(file.read(count * kind.itemsize), dtype=kind))
-        return text, np.diff(lines), *arrays, np.diff(offsets)
+        ids, learned = (self._values(part, int(offsets[0]), count) for part in self._arrays)
+        return text, np.diff(lines), ids, learned, np.diff(offsets)
+
+    @staticmethod
+    def _values(part: tuple[IO[bytes], np.dtype[Any], int], first: int, count: int) -> NDArray[Any]:
+        file, kind, begin = part
+        file.seek(begin + first * kind.itemsize)
+        return np.frombuffer(file.read(count * kind.itemsize), dtype=kind)
 
 
 def _begin(file: IO[bytes]) -> int:

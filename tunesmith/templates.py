@@ -95,9 +95,9 @@ def compile_template(source: str, date: str) -> Render:
 
     def render(turns: Sequence[Mapping[str, str]], answer_next: bool, special: Mapping[str, str]) -> str:
         try:
-            given = {"messages": list(turns), "add_generation_prompt": answer_next} | special
+            given = known | {"messages": list(turns), "add_generation_prompt": answer_next} | dict(special)
             # as `template.render`, which merges the same globals anew for every row
-            return "".join(template.root_render_func(template.new_context(known | given, shared=True)))
+            return "".join(template.root_render_func(template.new_context(given, shared=True)))
         except ModelError:
             raise
         except Exception as error:  # a template is a program of the user's: 1 // 0, "text" + 1

@@ -64,7 +64,8 @@ def pieces(
     body = encoded.ids[len(begin) :]
     starts = [*contract.token_starts(text.content), len(text.content)]
     count = -(-len(body) // (most - len(begin)))
-    size = -(-len(body) // count)  # of about one length: a last piece of the end token alone would teach nothing
+    # of about one length: a last piece of the end token alone would teach nothing
+    size = -(-len(body) // count)
     for number, start in enumerate(range(0, len(body), size), 1):
         ids = body[start : start + size]
         here = text.content[starts[start] : starts[min(start + size, len(starts) - 1)]]

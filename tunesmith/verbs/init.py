@@ -148,7 +148,8 @@ def _tokenizer(base: str) -> tuple[Path, dict[str, Any]]:
         found = resolve(Model(base=base))
         return found.tokenizer_folder, found.config
     folder, _ = hub.fetch(base, None, None, (*TOKENIZER_FILES, "config.json"))
-    return folder, json.loads((folder / "config.json").read_text("utf-8"))
+    config = folder / "config.json"
+    return folder, json.loads(config.read_text("utf-8")) if config.is_file() else {}
 
 
 def _script(seen: Look) -> str | None:

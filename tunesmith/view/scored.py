@@ -18,7 +18,6 @@ from tunesmith.run import Run
 from tunesmith.tasks import Task, make_task
 from tunesmith.tasks.schema import load_schema
 
-
 GOLDS = 20_000  # training answers from which a task infers its fields
 
 
