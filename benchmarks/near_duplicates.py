@@ -20,9 +20,9 @@ import numpy as np
 import scipy.sparse.csgraph  # noqa: F401 (its own memory is no part of what is measured)
 from numpy.typing import NDArray
 
-from tunesmith.data.minhash import HASHES, signatures
-from tunesmith.data.near import near_pairs, recall
-from tunesmith.data.nearest import nearest_similarity
+from tunesmith.data.alike.minhash import HASHES, signatures
+from tunesmith.data.alike.near import near_pairs, recall
+from tunesmith.data.alike.nearest import nearest_similarity
 from tunesmith.data.pool import FACTS
 from tunesmith.data.split import split
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import inspection_report as made
 import pytest
 
-from tunesmith.data.inspect_page import render
+from tunesmith.data.shown.page import render
 
 SHAPES = ["cancer", "questions", "clean", "hostile", "one_row"]
 ALONE = {"meta", "br", "link", "path", "use", "rect"}
@@ -102,9 +102,9 @@ def _replaced(value, names):
 
 def test_a_page_without_escaping_would_be_seen(monkeypatch):
     """The mutant: sections that write text as it is."""
-    from tunesmith.data import inspect_page, inspect_page_texts
+    from tunesmith.data.shown import page, page_texts
 
-    for module in (inspect_page, inspect_page_texts):
+    for module in (page, page_texts):
         with monkeypatch.context() as patch:
             patch.setattr(module, "escape", str)
             with pytest.raises(AssertionError):

@@ -8,7 +8,7 @@ import inspection_report as made
 import pytest
 from test_report_page import browser, look  # noqa: F401  (a fixture)
 
-from tunesmith.data.inspect_page import render
+from tunesmith.data.shown.page import render
 
 pytestmark = pytest.mark.system
 

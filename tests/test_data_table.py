@@ -6,8 +6,8 @@ import inspection_report as made
 import pytest
 from rich.cells import cell_len
 
-from tunesmith.data.inspect_table import report_lines, say_report
-from tunesmith.data.inspect_words import one_line, percent
+from tunesmith.data.shown.table import report_lines, say_report
+from tunesmith.data.shown.words import one_line, percent
 
 SHAPES = ["cancer", "questions", "clean", "hostile", "one_row"]
 

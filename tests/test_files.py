@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.batch import LinesBatch
-from tunesmith.data.files import KINDS, read_batches, read_rows
-from tunesmith.data.json_array import PIECE
+from tunesmith.data.read.batch import LinesBatch
+from tunesmith.data.read.files import KINDS, read_batches, read_rows
+from tunesmith.data.read.json_array import PIECE
 from tunesmith.errors import AccessError, RowError
 
 Rows = list[dict[str, str]]
@@ -308,7 +308,7 @@ def test_blank_lines_part_plain_text(tmp_path: Path) -> None:
 
 
 def test_a_text_without_blank_lines_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.data import plain_text
+    from tunesmith.data.read import plain_text
 
     monkeypatch.setattr(plain_text, "LONGEST", 100)
     assert "a paragraph of book.txt is over" in refused(save(tmp_path, "book.txt", b"word word\n" * 50))

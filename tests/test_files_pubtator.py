@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.data.files import read_rows
+from tunesmith.data.read.files import read_rows
 
 GOOD = """12|t|Zoral and the rash.
 12|a|Zoral with pindol gave rash, then fever.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.formats import Manner, read_file
+from tunesmith.data.formats.examples import Manner, read_file
 from tunesmith.errors import AccessError, RowError
 
 ROW = {"instruction": "Extract.", "input": "Stage IV.", "output": {"stage": "IV", "gene": None}}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.formats import BadRow, Manner, format_of, read_file, row_examples
-from tunesmith.data.refusals import ALIKE, SHOWN, Refusals
+from tunesmith.data.formats.examples import BadRow, Manner, format_of, read_file, row_examples
+from tunesmith.data.formats.refusals import ALIKE, SHOWN, Refusals
 from tunesmith.errors import RecipeError, RowError
 from tunesmith.example import Example
 

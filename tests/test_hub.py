@@ -24,7 +24,7 @@ FILES = {
 }
 SCRIPT = """
 import json, sys
-from tunesmith.data.files import read_rows
+from tunesmith.data.read.files import read_rows
 from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Data

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from planted_rows import translations
 
+from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import CHECKS, Inspection, inspect
 from tunesmith.data.inspect.answer_shape import ShapeNorms, shape_of
 from tunesmith.data.inspect.field_values import flatten
@@ -19,7 +20,6 @@ from tunesmith.data.inspect.finding import levels
 from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.scripts import main_script, script_letters, strays
 from tunesmith.data.inspect.tally import MOST_VALUES, Tally
-from tunesmith.data.near import near_pairs
 from tunesmith.data.pool import compared_text, pool_of
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.recipe import Checks, Data

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from planted_rows import EACH, Planted, extraction, prompts, translations
 
+from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import Inspection, each_row, inspect, relations
-from tunesmith.data.near import near_pairs
 from tunesmith.data.pool import Pool, compared_text, pool_of
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tunesmith.data.files import read_rows
-from tunesmith.data.formats import BadRow, Manner, row_examples
+from tunesmith.data.alike.near import near_pairs
+from tunesmith.data.formats.examples import BadRow, Manner, row_examples
 from tunesmith.data.inspect import Inspection, inspect
-from tunesmith.data.near import near_pairs
 from tunesmith.data.pool import compared_text, pool_of
+from tunesmith.data.read.files import read_rows
 from tunesmith.example import Example, Message
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task

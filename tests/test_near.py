@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tunesmith.data import bands
-from tunesmith.data.minhash import HASHES, similarity
-from tunesmith.data.near import jaccard, near_pairs, recall, shingles, signatures
-from tunesmith.data.shingles import shingle_hashes
+from tunesmith.data.alike import bands
+from tunesmith.data.alike.minhash import HASHES, similarity
+from tunesmith.data.alike.near import jaccard, near_pairs, recall, shingles, signatures
+from tunesmith.data.alike.shingles import shingle_hashes
 
 GOLDEN = [
     [2019177070, 164297848, 194840233],

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tunesmith.data import nearest
-from tunesmith.data.near import jaccard, signatures
-from tunesmith.data.nearest import nearest_similarity, nearest_texts
+from tunesmith.data.alike import nearest
+from tunesmith.data.alike.near import jaccard, signatures
+from tunesmith.data.alike.nearest import nearest_similarity, nearest_texts
 
 SHORT = st.lists(st.sampled_from(["a", "b", "c", "肺"]), max_size=9).map(" ".join)
 

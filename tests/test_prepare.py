@@ -165,6 +165,30 @@ def test_plain_text_is_learned_whole_and_once(tmp_path: Path) -> None:
     ]
     assert [one for row in learned for one in row] == whole
     assert all(train.ids(i)[0] == contract.bos_id and not train.learned(i)[0] for i in range(len(train)))
+    assert [(proof.name, proof.passed) for proof in made.proofs()] == [
+        ("bos_count_train", True),
+        ("no_pad_learned_train", True),
+        ("all_learned_train", True),
+    ]
+
+
+def test_plain_text_with_a_token_that_is_not_learned_fails_its_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.contract import Contract, Encoded
+
+    right = Contract.encode_batch
+
+    def wrong(self: Contract, examples: object) -> list[object]:
+        return [
+            Encoded(one.ids, [*one.learned[:-1], False])  # type: ignore[union-attr]
+            for one in right(self, examples)  # type: ignore[arg-type]
+        ]
+
+    monkeypatch.setattr(Contract, "encode_batch", wrong)
+    (tmp_path / "book.txt").write_text("a paragraph of some words\n\n" * 20)
+    made = prepared(tmp_path, train=str(tmp_path / "book.txt"))
+    assert [proof.name for proof in made.proofs() if not proof.passed] == ["all_learned_train"]
 
 
 def test_learned_mask_by_position_survives_a_mutant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

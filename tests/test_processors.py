@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.doctor_answer import sections
-from tunesmith.data.doctor_sentence import ADVISES, DIAGNOSES, POINTER, TESTS, TREATS
-from tunesmith.data.files import read_rows
-from tunesmith.data.formats import BadRow, Manner, format_of, read_file, row_examples
-from tunesmith.data.processors import TASKS
+from tunesmith.data.formats.examples import BadRow, Manner, format_of, read_file, row_examples
+from tunesmith.data.processors.doctor_answer import sections
+from tunesmith.data.processors.doctor_sentence import ADVISES, DIAGNOSES, POINTER, TESTS, TREATS
+from tunesmith.data.processors.ready import TASKS
+from tunesmith.data.read.files import read_rows
 from tunesmith.errors import RecipeError, RowError
 from tunesmith.example import Example, Message
 

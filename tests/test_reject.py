@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data import reject
-from tunesmith.data.files import read_rows
+from tunesmith.data.read.files import read_rows
 from tunesmith.data.reject import UNREADABLE, set_aside
 from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import AccessError, OutOfRoom, RowError

@@ -19,7 +19,7 @@ from typing import Any
 
 import tunesmith
 from tunesmith.contract import Contract
-from tunesmith.data.processors import PROCESSORS
+from tunesmith.data.processors.ready import PROCESSORS
 from tunesmith.data.sources import SourceFile
 from tunesmith.errors import AccessError
 from tunesmith.recipe import Recipe

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contract import Contract, Encoded
-from tunesmith.data.batch import RawBatch
+from tunesmith.data.alike.near import signatures
 from tunesmith.data.fit import pieces, trimmed
-from tunesmith.data.formats import BadRow, Manner, row_examples
-from tunesmith.data.near import signatures
+from tunesmith.data.formats.examples import BadRow, Manner, row_examples
 from tunesmith.data.pool import FACTS, compared_text, facts_of
 from tunesmith.data.proofs import EVERY, Rules
+from tunesmith.data.read.batch import RawBatch
 from tunesmith.errors import RowError
 from tunesmith.example import Example
 from tunesmith.rows import row_line

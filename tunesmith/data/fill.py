@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tunesmith import console
 from tunesmith.contract import Contract
+from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.ingest import Ingested, default_workers, ingest
 from tunesmith.data.inspect import Inspection, inspect
 from tunesmith.data.levels import verdict
-from tunesmith.data.near import near_pairs
 from tunesmith.data.pool import Pool, compared_text, tell_apart
 from tunesmith.data.proofs import Rules, split_proofs
 from tunesmith.data.sources import SPLITS, SourceFile
@@ -146,7 +146,8 @@ def _proofs(
         for rule, found in ingested.broken.items()
     }
     direct = len(rows) * ingested.direct // max(total, 1)
-    return list(split_proofs(Rules(contract), name, len(rows), direct, here))
+    plain = contract.reading["format"] == "text"
+    return list(split_proofs(Rules(contract), name, len(rows), direct, here, plain))
 
 
 def _holds(rows: NDArray[np.int64], row: int) -> bool:

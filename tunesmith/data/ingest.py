@@ -14,13 +14,13 @@ from pathlib import Path
 
 from tunesmith import console
 from tunesmith.contract import Contract
-from tunesmith.data.batch import ParsedBatch, RawBatch
 from tunesmith.data.encode import Encoder, Reading, Taken, without_affixes
-from tunesmith.data.files import BATCH, read_batches
-from tunesmith.data.formats import BadRow, Manner, format_of, row_examples
+from tunesmith.data.formats.examples import BadRow, Manner, format_of, row_examples
+from tunesmith.data.formats.refusals import Refusals
 from tunesmith.data.pool import Pool, PoolWriter
 from tunesmith.data.proofs import DIRECT
-from tunesmith.data.refusals import Refusals
+from tunesmith.data.read.batch import ParsedBatch, RawBatch
+from tunesmith.data.read.files import BATCH, read_batches
 from tunesmith.data.sources import SPLITS, SourceFile
 from tunesmith.example import Example
 from tunesmith.recipe import Data

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tunesmith.data.columns import (
+from tunesmith.data.formats.columns import (
     ANSWERS,
     CONTEXTS,
     DOCUMENTS,
@@ -20,8 +20,8 @@ from tunesmith.data.columns import (
     is_document,
     is_label,
 )
-from tunesmith.data.files import read_rows
-from tunesmith.data.formats import BadRow, Manner, format_of, row_examples
+from tunesmith.data.formats.examples import BadRow, Manner, format_of, row_examples
+from tunesmith.data.read.files import read_rows
 from tunesmith.data.row import Row
 from tunesmith.errors import RowError
 from tunesmith.example import Example

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.near import HASHES, signatures
+from tunesmith.data.alike.near import HASHES, signatures
 from tunesmith.example import Example, Message
 from tunesmith.rows import Growing, Rows, RowWriter, row_line
 

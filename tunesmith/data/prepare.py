@@ -12,12 +12,12 @@ from typing import Any
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.data import inspect_page
 from tunesmith.data.cache import FOLDER, cache_key, filling, share
 from tunesmith.data.fill import fill
-from tunesmith.data.formats import Manner, format_of
+from tunesmith.data.formats.examples import Manner, format_of
 from tunesmith.data.ingest import raw_batches
 from tunesmith.data.levels import relevelled, verdict
+from tunesmith.data.shown.page import render
 from tunesmith.data.sources import SPLITS, SourceFile, resolve_sources
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.proof import Proof
@@ -50,9 +50,7 @@ class Prepared:
     def write_page(self, recipe: Recipe, path: Path) -> None:
         """The report as a page, at this recipe's levels."""
         facts = [("tokenizer", self.contract.tokenizer_sha256[:16])]
-        page = inspect_page.render(
-            self.report, name=recipe.name, max_length=recipe.data.max_length, facts=facts
-        )
+        page = render(self.report, name=recipe.name, max_length=recipe.data.max_length, facts=facts)
         write_atomic(path, page.encode())
 
     def findings(self) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ EVERY = 32
 
 
 class Rules:
-    """The five rules for rows of one contract."""
+    """The rules for rows of one contract: five for conversations, three for plain text."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
@@ -26,8 +26,14 @@ class Rules:
             else contract.pad_id
         )
 
-    def texts(self) -> dict[str, str]:
-        """What each rule says."""
+    def texts(self, plain: bool = False) -> dict[str, str]:
+        """What each rule says. `plain`: rows of plain text, which have no prompt and no answer."""
+        if plain:
+            return {
+                "bos_count": f"exactly {int(self._bos >= 0)} BOS",
+                "no_pad_learned": "no padding is learned",
+                "all_learned": "every token but BOS is learned",
+            }
         return {
             "prompt_is_prefix": "the ids that generation starts from begin the row's ids, none of them learned",
             "terminator_learned": f"each learned answer ends with a learned {self._contract.terminator}",
@@ -39,12 +45,20 @@ class Rules:
     def broken(self, example: Example, encoded: Encoded, direct: bool = True) -> Iterator[str]:
         """Names of the rules that a row breaks. `direct`: its prompt is rendered and encoded again by itself."""
         ids, learned = encoded
-        begins = (self._bos >= 0) if example.is_text else self._begins
-        if not example.is_text:
+        begins = int(self._bos >= 0) if example.is_text else self._begins
+        if example.is_text:
+            if any(
+                here == self._bos if one else here != self._bos
+                for here, one in zip(ids, learned, strict=True)
+            ):
+                yield "all_learned"
+        else:
             if direct and not _is_prefix(self._contract, example, encoded):
                 yield "prompt_is_prefix"
             if not _ends(self._contract, example, encoded):
                 yield "terminator_learned"
+            if not 0 < sum(learned) < len(ids):
+                yield "some_learned"
         if begins > 1 or ids.count(self._bos) != begins:
             yield "bos_count"
         if (
@@ -53,25 +67,24 @@ class Rules:
             and any(one and here == self._pad for here, one in zip(ids, learned, strict=True))
         ):
             yield "no_pad_learned"
-        if not 0 < sum(learned) < len(ids) + example.is_text:
-            yield "some_learned"
 
 
 def contract_proofs(contract: Contract, split: str, pairs: Sequence[Pair]) -> Iterator[Proof]:
-    """Five proofs over every row; the figure is the number of rows that break the rule, the limit 0."""
+    """A proof of each rule over every row; the figure is the number of rows that break it, the limit 0."""
     rules = Rules(contract)
     broken: dict[str, list[str]] = {}
     for example, encoded in pairs:
         for rule in rules.broken(example, encoded):
             broken.setdefault(rule, []).append(example.id)
-    yield from split_proofs(rules, split, len(pairs), len(pairs), broken)
+    plain = bool(pairs) and pairs[0][0].is_text
+    yield from split_proofs(rules, split, len(pairs), len(pairs), broken, plain)
 
 
 def split_proofs(
-    rules: Rules, split: str, rows: int, direct: int, broken: Mapping[str, Sequence[str]]
+    rules: Rules, split: str, rows: int, direct: int, broken: Mapping[str, Sequence[str]], plain: bool = False
 ) -> Iterator[Proof]:
     """The proofs from the ids of the rows that broke each rule. `direct`: rows whose prompt was encoded by itself."""
-    for name, rule in rules.texts().items():
+    for name, rule in rules.texts(plain).items():
         ids = broken.get(name, [])
         named = f"; first: {', '.join(ids[:3])}" if ids else ""
         part = (

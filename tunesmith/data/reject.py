@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from tunesmith import console
-from tunesmith.data.batch import LinesBatch, RawBatch, json_row
-from tunesmith.data.files import read_batches
-from tunesmith.data.plain_text import ParagraphsBatch
-from tunesmith.data.pubtator import DocumentsBatch
+from tunesmith.data.read.batch import LinesBatch, RawBatch, json_row
+from tunesmith.data.read.files import read_batches
+from tunesmith.data.read.plain_text import ParagraphsBatch
+from tunesmith.data.read.pubtator import DocumentsBatch
 from tunesmith.data.row import Row
 from tunesmith.data.sources import SPLITS, STARTER, SourceFile, resolve_sources
 from tunesmith.errors import AccessError, RowError

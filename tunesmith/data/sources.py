@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from tunesmith.data.files import KINDS, file_kind
+from tunesmith.data.read.files import KINDS, file_kind
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import Data, Source
 from tunesmith.store import hub
@@ -209,7 +209,7 @@ def _distinct(named: Sequence[tuple[str, Path | None]]) -> list[str]:
         counts = Counter(name_of.values())
         for (name, path), now in list(name_of.items()):
             if counts[now] > 1 and path is not None:
-                name_of[name, path] = "/".join(path.parts[-depth:])
+                name_of[name, path] = str(Path(*path.parts[-depth:]))
     seen: Counter[str] = Counter()
     names = []
     for one in named:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.alike.shingles import mix
 from tunesmith.data.pool import hash_text
-from tunesmith.data.shingles import mix
 
 _NO_DOCUMENT = np.array([0, hash_text("")], np.uint64)
 

@@ -9,11 +9,11 @@ from typing import Any
 from tunesmith import console, notify
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract, Encoded
-from tunesmith.data import inspect_table
 from tunesmith.data.cache import FOLDER
 from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
 from tunesmith.data.reject import set_aside
+from tunesmith.data.shown.table import say_report
 from tunesmith.errors import ProofFailed
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
@@ -41,7 +41,7 @@ def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None 
         f"contract  template {contract.template_name}, answers end with {contract.terminator}, "
         f"{'no BOS' if contract.bos_id is None else 'BOS ' + str(contract.special.get('bos_token'))}"
     )
-    inspect_table.say_report(prepared.report, max_length=recipe.data.max_length)
+    say_report(prepared.report, max_length=recipe.data.max_length)
     page = prepared.folder / "report.html"
     prepared.write_page(recipe, page)
     console.say(f"page      {page}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import console
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
-from tunesmith.data.formats import Manner, read_file
-from tunesmith.data.processors import PROCESSORS
+from tunesmith.data.formats.examples import Manner, read_file
+from tunesmith.data.processors.ready import PROCESSORS
 from tunesmith.errors import AccessError, ModelError
 from tunesmith.pipeline import require_same
 from tunesmith.recipe import Model

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.alike.nearest import nearest_similarity
 from tunesmith.data.inspect.each_row import Job, look_at_all
 from tunesmith.data.inspect.finding import CHAT, CHECKS, Findings, levels
 from tunesmith.data.inspect.lengths import lengths, limits
@@ -28,7 +29,6 @@ from tunesmith.data.inspect.report import (
     scripts_report,
 )
 from tunesmith.data.inspect.tally import Tally
-from tunesmith.data.nearest import nearest_similarity
 from tunesmith.data.pool import Pool, compared_text
 from tunesmith.recipe import Data
 from tunesmith.tasks.extraction import ExtractionTask

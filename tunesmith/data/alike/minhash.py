@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.shingles import mix, shingle_hashes
+from tunesmith.data.alike.shingles import mix, shingle_hashes
 
 HASHES = 128  # places of a signature
 EMPTY = np.uint32(0xFFFFFFFF)  # in all places of a text without words

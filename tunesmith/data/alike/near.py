@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.console import warn
-from tunesmith.data.bands import BANDS, DEPTH, Bands
-from tunesmith.data.minhash import HASHES, signatures, similarity
-from tunesmith.data.shingles import jaccard, shingle_hashes, shingles
-from tunesmith.data.stored_rows import StoredRows
+from tunesmith.data.alike.bands import BANDS, DEPTH, Bands
+from tunesmith.data.alike.minhash import HASHES, signatures, similarity
+from tunesmith.data.alike.shingles import jaccard, shingle_hashes, shingles
+from tunesmith.data.alike.stored_rows import StoredRows
 
 __all__ = ["HASHES", "jaccard", "near_pairs", "recall", "shingles", "signatures", "similarity"]
 

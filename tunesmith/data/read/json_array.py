@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn
 
-from tunesmith.data.batch import LinesBatch, ParsedBatch, RawBatch
+from tunesmith.data.read.batch import LinesBatch, ParsedBatch, RawBatch
 from tunesmith.errors import RowError
 
 PIECE = 1 << 20  # bytes read at once

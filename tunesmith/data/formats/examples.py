@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tunesmith.data.files import read_rows
-from tunesmith.data.preference import pair
-from tunesmith.data.process import processed
-from tunesmith.data.refusals import SHOWN, Refusals
+from tunesmith.data.formats.preference import pair
+from tunesmith.data.formats.refusals import SHOWN, Refusals
+from tunesmith.data.formats.turns import Turns, instruction, messages, prompt_completion, sharegpt, text
+from tunesmith.data.processors.process import processed
+from tunesmith.data.read.files import read_rows
 from tunesmith.data.row import BadRow, Manner, Row, dig, missing, renamed, torn
-from tunesmith.data.turns import Turns, instruction, messages, prompt_completion, sharegpt, text
 from tunesmith.errors import RecipeError, RowError
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.lookup import nearest

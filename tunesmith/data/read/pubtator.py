@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from tunesmith.data.batch import Placed, RawBatch
-from tunesmith.data.plain_text import paragraphs
+from tunesmith.data.read.batch import Placed, RawBatch
+from tunesmith.data.read.plain_text import paragraphs
 
 _TITLE = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\w.:-]+\|t\|")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunesmith import console
-from tunesmith.data.inspect_words import (
+from tunesmith.data.shown.words import (
     Report,
     count,
     detail,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.doctor_answer import sections
+from tunesmith.data.processors.doctor_answer import sections
 from tunesmith.data.row import BadRow
 from tunesmith.example import Example, Message
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tunesmith.data.inspect_page_texts import answers_section, fields_section, prompts_section, texts_section
-from tunesmith.data.inspect_words import (
+from tunesmith.data.shown.page_texts import answers_section, fields_section, prompts_section, texts_section
+from tunesmith.data.shown.words import (
     Check,
     Report,
     count,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from tunesmith.data.batch import Placed, RawBatch
+from tunesmith.data.read.batch import Placed, RawBatch
 from tunesmith.errors import RowError
 
 LONGEST = 1 << 27  # characters of a cell; the csv module's own limit of 131,072 is below a long record

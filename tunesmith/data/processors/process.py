@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from tunesmith.data.processors import PROCESSORS
+from tunesmith.data.processors.ready import PROCESSORS
 from tunesmith.data.row import BadRow, Manner, Row, dig, missing, torn
 from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.example import ROLES, TEXT, Example, Message

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tunesmith.data.inspect_words import count, counted, one_line, percent, plural, shares
+from tunesmith.data.shown.words import count, counted, one_line, percent, plural, shares
 from tunesmith.view.page_parts import bar, facts_list, table
 
 _ENDS = {

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.minhash import EMPTY
-from tunesmith.data.shingles import mix, shingle_hashes
-from tunesmith.data.stored_rows import StoredRows
+from tunesmith.data.alike.minhash import EMPTY
+from tunesmith.data.alike.shingles import mix, shingle_hashes
+from tunesmith.data.alike.stored_rows import StoredRows
 
 SAMPLE = 500  # held-out rows, at most
 EXACT = 20_000  # training rows, at most

@@ -19,12 +19,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
-from tunesmith.data.batch import LinesBatch, Placed, RawBatch
-from tunesmith.data.json_array import read_json
-from tunesmith.data.parquet import read_parquet
-from tunesmith.data.plain_text import read_text
-from tunesmith.data.pubtator import looks_annotated, read_pubtator
-from tunesmith.data.tables import read_csv, read_tsv
+from tunesmith.data.read.batch import LinesBatch, Placed, RawBatch
+from tunesmith.data.read.json_array import read_json
+from tunesmith.data.read.parquet import read_parquet
+from tunesmith.data.read.plain_text import read_text
+from tunesmith.data.read.pubtator import looks_annotated, read_pubtator
+from tunesmith.data.read.tables import read_csv, read_tsv
 from tunesmith.errors import AccessError, RowError
 from tunesmith.lookup import nearest
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.minhash import EMPTY, HASHES, similarity
-from tunesmith.data.shingles import mix
-from tunesmith.data.stored_rows import StoredRows
+from tunesmith.data.alike.minhash import EMPTY, HASHES, similarity
+from tunesmith.data.alike.shingles import mix
+from tunesmith.data.alike.stored_rows import StoredRows
 
 DEPTH = 7  # places of a band
 BANDS = HASHES // DEPTH

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from tunesmith.data.batch import Placed, RawBatch
+from tunesmith.data.read.batch import Placed, RawBatch
 from tunesmith.errors import RowError
 
 LONGEST = 1 << 26  # bytes of a paragraph; more than that has no blank lines at all

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tunesmith.data.doctor_sentence import kind_of_sentence
+from tunesmith.data.processors.doctor_sentence import kind_of_sentence
 
 _END = re.compile(r"[.!?]\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
 _SHORT = re.compile(r"\b(?:Dr|Mrs?|Ms|e\.g|i\.e)\.")

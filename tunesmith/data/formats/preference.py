@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tunesmith.data.formats.turns import Turns, read_turns, system_turn
 from tunesmith.data.row import BadRow, Manner, Row, cell, kind, text_cell
-from tunesmith.data.turns import Turns, read_turns, system_turn
 from tunesmith.example import Message
 
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):(?: |(?=\n|\Z))")
