@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.verbs import doctor_access, doctor_card, doctor_machine, doctor_needs, doctor_versions
-from tunesmith.verbs.doctor_card import Card, CardFacts, covers, judge
-from tunesmith.verbs.doctor_finding import Finding, worst
+from tunesmith.verbs.doctor import access, card, machine, needs, versions
+from tunesmith.verbs.doctor.card import Card, CardFacts, covers, judge
+from tunesmith.verbs.doctor.finding import Finding, worst
 
 GIB = 1 << 30
 ROOT = Path(__file__).parent.parent
@@ -169,7 +169,7 @@ def test_a_broken_torch_is_a_finding(tmp_path: Path) -> None:
     ],
 )
 def test_a_package(there: str | None, state: str, says: str) -> None:
-    found = doctor_versions.package("torch", there, "2.11", ("2.11", "2.13"))
+    found = versions.package("torch", there, "2.11", ("2.11", "2.13"))
     assert found.state == state and says in found.found
     assert (found.fix is None) == (state == "ok")
     if found.fix:
@@ -180,7 +180,7 @@ def test_a_package(there: str | None, state: str, says: str) -> None:
     "there, state", [("3.10.14", "fail"), ("3.11.7", "ok"), ("3.13.1", "ok"), ("3.14.0", "fail")]
 )
 def test_python(there: str, state: str) -> None:
-    assert doctor_versions.python(there).state == state
+    assert versions.python(there).state == state
 
 
 def test_the_table_agrees_with_what_the_package_asks_for() -> None:
@@ -188,11 +188,11 @@ def test_the_table_agrees_with_what_the_package_asks_for() -> None:
     floors = dict(
         match.groups() for line in project["dependencies"] if (match := re.match(r"([\w-]+)>=([\d.]+)", line))
     )
-    assert set(doctor_versions.KNOWN_GOOD) <= set(floors)
-    assert set(doctor_versions.required()) >= set(doctor_versions.KNOWN_GOOD)
-    for name, (low, high) in doctor_versions.KNOWN_GOOD.items():
+    assert set(versions.KNOWN_GOOD) <= set(floors)
+    assert set(versions.required()) >= set(versions.KNOWN_GOOD)
+    for name, (low, high) in versions.KNOWN_GOOD.items():
         assert _numbers(floors[name]) <= _numbers(low) <= _numbers(high), name
-    first, last = doctor_versions.PYTHONS
+    first, last = versions.PYTHONS
     assert project["requires-python"] == f">={first},<3.{int(last.partition('.')[2]) + 1}"
     ci = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     assert f'python: ["{first}", "{last}"]' in ci
@@ -213,14 +213,14 @@ ON_A_CARD = {
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="the table speaks of what CI installs")
 def test_nothing_is_called_known_good_that_was_not_run() -> None:
-    for name, (low, high) in doctor_versions.KNOWN_GOOD.items():
-        ran = [_numbers(there)[:2] for there in (doctor_versions.installed(name), ON_A_CARD[name]) if there]
+    for name, (low, high) in versions.KNOWN_GOOD.items():
+        ran = [_numbers(there)[:2] for there in (versions.installed(name), ON_A_CARD[name]) if there]
         assert max(ran) >= _numbers(high) and min(ran) <= _numbers(low), f"{name}: {low} to {high}, ran {ran}"
 
 
 def test_extras_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    names = {finding.name for finding in doctor_versions.extras()}
+    names = {finding.name for finding in versions.extras()}
     assert "serve" in names and names <= set(project["optional-dependencies"])
     assert not names & {"test", "dev"}
 
@@ -233,28 +233,28 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def test_memory() -> None:
-    assert doctor_machine.memory(64 * GIB, 60 * GIB).fix is None
-    small = doctor_machine.memory(12 * GIB, 11 * GIB)
+    assert machine.memory(64 * GIB, 60 * GIB).fix is None
+    small = machine.memory(12 * GIB, 11 * GIB)
     assert small.state == "ok" and "takes 15" in small.found and "merged: false" in (small.fix or "")
-    assert doctor_machine.memory(12 * GIB, 2 * GIB).state == "warn"
+    assert machine.memory(12 * GIB, 2 * GIB).state == "warn"
 
 
 def test_disk() -> None:
     def judged(runs: float, cache: float, shared: bool = False, writable: bool = True) -> dict[str, str]:
         here, there = Path("/a"), Path("/b")
-        return states(doctor_machine.disk(here, int(runs * GIB), there, int(cache * GIB), shared, writable))
+        return states(machine.disk(here, int(runs * GIB), there, int(cache * GIB), shared, writable))
 
     assert judged(100, 100) == {"disk: runs": "ok", "disk: hub": "ok"}
     assert judged(40, 100) == {"disk: runs": "ok", "disk: hub": "ok"}
     assert judged(40, 40, shared=True) == {"disk: runs": "warn", "disk: hub": "ok"}  # run and base together
     assert judged(1, 10) == {"disk: runs": "fail", "disk: hub": "warn"}
-    read_only = doctor_machine.disk(Path("/a"), 100 * GIB, Path("/b"), 100 * GIB, False, False)
+    read_only = machine.disk(Path("/a"), 100 * GIB, Path("/b"), 100 * GIB, False, False)
     assert worst(read_only) == "fail"
 
 
 def test_threads_and_variables() -> None:
     def judged(cores: int, load: float, **environment: str) -> list[str]:
-        found = doctor_machine.threads(cores, load, environment)
+        found = machine.threads(cores, load, environment)
         return [finding.fix or finding.state for finding in found]
 
     assert judged(os.cpu_count() or 1, 0.1) == ["ok"]
@@ -267,23 +267,21 @@ def test_threads_and_variables() -> None:
         "CUDA_LAUNCH_BLOCKING": "1",
         "PYTORCH_ALLOC_CONF": "backend:native",
     }
-    assert [f.fix for f in doctor_machine.variables(hurting, cards=1)] == [
-        f"unset {name}" for name in hurting
-    ]
-    assert doctor_machine.variables({"PYTORCH_ALLOC_CONF": "expandable_segments:True"}, cards=1) == []
+    assert [f.fix for f in machine.variables(hurting, cards=1)] == [f"unset {name}" for name in hurting]
+    assert machine.variables({"PYTORCH_ALLOC_CONF": "expandable_segments:True"}, cards=1) == []
 
 
 def test_small_things() -> None:
-    assert doctor_machine.open_files(256).state == "warn" and doctor_machine.open_files(1024).state == "ok"
-    assert doctor_machine.shared_memory(GIB // 16, cards=2).state == "warn"
-    assert doctor_machine.shared_memory(GIB // 16, cards=1).state == "ok"
+    assert machine.open_files(256).state == "warn" and machine.open_files(1024).state == "ok"
+    assert machine.shared_memory(GIB // 16, cards=2).state == "warn"
+    assert machine.shared_memory(GIB // 16, cards=1).state == "ok"
 
 
 def test_needs_are_the_planners() -> None:
-    assert abs(doctor_needs.base_bytes() / GIB - 14.96) < 0.01  # 8,030,261,248 numbers in 16 bit
-    assert abs(doctor_needs.run_bytes() / GIB - (2 * 14.96 + 4 * 12 * 41_943_040 / GIB)) < 0.01
-    assert doctor_needs.longest_row(4 * GIB, "bfloat16") == 0
-    assert 0 < doctor_needs.longest_row(15 * GIB, "float16") < doctor_needs.longest_row(23 * GIB, "bfloat16")
+    assert abs(needs.base_bytes() / GIB - 14.96) < 0.01  # 8,030,261,248 numbers in 16 bit
+    assert abs(needs.run_bytes() / GIB - (2 * 14.96 + 4 * 12 * 41_943_040 / GIB)) < 0.01
+    assert needs.longest_row(4 * GIB, "bfloat16") == 0
+    assert 0 < needs.longest_row(15 * GIB, "float16") < needs.longest_row(23 * GIB, "bfloat16")
 
 
 # ---- access
@@ -292,15 +290,15 @@ def test_needs_are_the_planners() -> None:
 def test_tokens_are_named_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
-    assert doctor_access.hub_token() == Finding("hub token", "ok", "HF_TOKEN (environment)")
+    assert access.hub_token() == Finding("hub token", "ok", "HF_TOKEN (environment)")
     monkeypatch.delenv("HF_TOKEN")
     (tmp_path / ".env").write_text("HF_TOKEN=hf_verysecret\n")
-    assert doctor_access.hub_token() == Finding("hub token", "ok", "HF_TOKEN (.env)")
-    assert doctor_access.aws({"AWS_ACCESS_KEY_ID": "AKIAverysecret"}, tmp_path).found == "AWS_ACCESS_KEY_ID"
-    assert doctor_access.aws({}, tmp_path).fix is not None
+    assert access.hub_token() == Finding("hub token", "ok", "HF_TOKEN (.env)")
+    assert access.aws({"AWS_ACCESS_KEY_ID": "AKIAverysecret"}, tmp_path).found == "AWS_ACCESS_KEY_ID"
+    assert access.aws({}, tmp_path).fix is not None
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("[default]\naws_secret_access_key = verysecret\n")
-    assert doctor_access.aws({}, tmp_path).found == str(tmp_path / ".aws" / "credentials")
+    assert access.aws({}, tmp_path).found == str(tmp_path / ".aws" / "credentials")
 
 
 # ---- the verb
@@ -342,17 +340,17 @@ def test_a_hub_that_does_not_answer_costs_two_seconds(monkeypatch: pytest.Monkey
         silent.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
-        found = doctor_access.hub()
+        found = access.hub()
         assert found.state == "warn" and "does not answer" in found.found
-        assert time.monotonic() - began < doctor_access.TIMEOUT + 2
+        assert time.monotonic() - began < access.TIMEOUT + 2
 
 
 def test_a_full_machine_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.verbs.doctor import doctor
+    from tunesmith.verbs.doctor.examine import doctor
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert doctor(tmp_path)["exit"] == 0
-    monkeypatch.setattr(doctor_card, "look", lambda: CardFacts(torch="2.13.0+cpu", on_bus=1, driver=(12, 8)))
+    monkeypatch.setattr(card, "look", lambda: CardFacts(torch="2.13.0+cpu", on_bus=1, driver=(12, 8)))
     assert doctor(tmp_path)["exit"] == 2
 
 

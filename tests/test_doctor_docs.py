@@ -11,7 +11,7 @@ import pytest
 from tunesmith.engine.memory import Budget
 from tunesmith.recipe import Recipe
 from tunesmith.recipe import Train as TrainSection
-from tunesmith.verbs.doctor_needs import base_bytes, shape_8b
+from tunesmith.verbs.doctor.needs import base_bytes, shape_8b
 
 GIB = 1 << 30
 DOCS = Path(__file__).parent.parent / "docs"

@@ -274,7 +274,7 @@ def _doctor(arguments: argparse.Namespace) -> Result:
         raise TunesmithError(
             "--set changes a recipe, and none is given", fix="doctor --selftest RECIPE --set …"
         )
-    from tunesmith.verbs.doctor import doctor
+    from tunesmith.verbs.doctor.examine import doctor
 
     return doctor(arguments.runs_dir)
 

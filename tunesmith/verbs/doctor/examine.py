@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__, console
-from tunesmith.verbs import doctor_access, doctor_card, doctor_machine, doctor_versions
-from tunesmith.verbs.doctor_finding import Finding, worst
+from tunesmith.verbs.doctor import access, card, machine, versions
+from tunesmith.verbs.doctor.finding import Finding, worst
 
 Groups = dict[str, list[Finding]]
 
@@ -37,13 +37,13 @@ def doctor(runs_dir: Path) -> dict[str, Any]:
 
 def examine(runs_dir: Path) -> Groups:
     """All findings by group."""
-    hub = doctor_access.ask_hub()  # waits while torch is imported
-    versions = doctor_versions.findings()
-    facts = doctor_card.look()
+    hub = access.ask_hub()  # waits while torch is imported
+    installed = versions.findings()
+    facts = card.look()
     return {
-        "versions": versions,
-        "card": doctor_card.judge(facts),
-        "machine": doctor_machine.findings(runs_dir, len(facts.cards)),
-        "access": [hub(), *doctor_access.tokens()],
-        "extras": doctor_versions.extras(),
+        "versions": installed,
+        "card": card.judge(facts),
+        "machine": machine.findings(runs_dir, len(facts.cards)),
+        "access": [hub(), *access.tokens()],
+        "extras": versions.extras(),
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tunesmith.store.secrets import secret
-from tunesmith.verbs.doctor_finding import Finding
+from tunesmith.verbs.doctor.finding import Finding
 
 TIMEOUT = 2.0  # seconds for the hub's answer
 _AWS_VARIABLES = (

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.verbs.doctor_finding import Finding
-from tunesmith.verbs.doctor_needs import base_bytes, run_bytes
+from tunesmith.verbs.doctor.finding import Finding
+from tunesmith.verbs.doctor.needs import base_bytes, run_bytes
 
 GIB = 1 << 30
 _LEAST_MEMORY = 4 * GIB  # importing torch and transformers and reading one large tensor

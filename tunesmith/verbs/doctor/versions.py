@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from tunesmith.verbs.doctor_finding import Finding
+from tunesmith.verbs.doctor.finding import Finding
 
 KNOWN_GOOD: dict[str, tuple[str, str]] = {
     "torch": ("2.11", "2.13"),

@@ -13,9 +13,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.verbs.doctor_finding import Finding
-from tunesmith.verbs.doctor_needs import longest_row
-from tunesmith.verbs.doctor_versions import KNOWN_GOOD, installed
+from tunesmith.verbs.doctor.finding import Finding
+from tunesmith.verbs.doctor.needs import longest_row
+from tunesmith.verbs.doctor.versions import KNOWN_GOOD, installed
 
 GIB = 1 << 30
 BF16_FROM = (8, 0)  # Ampere; earlier cards have no bf16 in hardware
