@@ -1,11 +1,12 @@
 # make demo          the quickstart: rows to a tuned, proved, merged model and its report, in a few minutes on two cores
 # make test          all tests that need Python packages only
 # make test-system   tests that need a browser (installs chromium where it may)
+# make test-kernels  the GPU kernels without a GPU, by Triton's interpreter
 # make check         ruff and mypy
 #
 # PYTHON=python3.12      another Python (3.11 to 3.13) for the environment
 # VENV=.venv             another place for it
-# TORCH_SPEC, PIP_ARGS   another torch, or other arguments of pip (say, PyTorch's index of CPU builds)
+# TORCH_SPEC, TRITON_SPEC, PIP_ARGS   another torch or triton, or other arguments of pip (say, PyTorch's index of CPU builds)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,16 +20,18 @@ else
 TORCH_SPEC ?= torch>=2.11
 endif
 
+TRITON_SPEC ?= triton==3.9.0
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 
-.PHONY: demo test test-system test-slow check format clean help
+.PHONY: demo test test-system test-kernels test-slow check format clean help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 # one stamp for each set of extras: nothing is installed again while pyproject.toml is the same
 $(VENV)/.base: pyproject.toml
@@ -57,6 +60,16 @@ test-slow: $(VENV)/.test
 test-system: $(VENV)/.test
 	scripts/install_browser
 	TUNESMITH_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m system
+
+# triton lies in a folder of its own: only these tests see it, as everything else chooses its kernels by whether it is there
+$(VENV)/.triton: $(VENV)/.test
+	rm -rf $(VENV)/triton
+	$(PIP) --no-deps --target $(VENV)/triton $(TRITON_SPEC)
+	@touch $@
+
+test-kernels: $(VENV)/.triton
+	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_fused_kernels.py
 
 check: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check
