@@ -347,9 +347,10 @@ def test_mutant_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told, fused = pair()
     assert apart(fused, told) > 1e-3
     if name != "lora_down":  # a forward without masks is another function, with a gradient of its own
-        exact = pair(dtype=torch.float64, **SMALL)[1]
-        assert slope_error(exact) > 1e-3
-        assert not holds(exact)
+        assert slope_error(pair(dtype=torch.float64, **SMALL)[1]) > 1e-3
+    if name == "norm_backward":  # few numbers: gradcheck compares all of them before it says no
+        few = {"rank": 1, "target_modules": ("q_proj",)}
+        assert not holds(pair(dtype=torch.float64, tune=few, num_hidden_layers=1, **SMALL)[1])
 
 
 def test_mutant_layers(monkeypatch: pytest.MonkeyPatch) -> None:
