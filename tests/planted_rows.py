@@ -12,7 +12,7 @@ from tunesmith.example import Example, Message
 from tunesmith.starter import reports
 from tunesmith.starter.values import FIELDS, draw
 
-EACH = 40  # rows planted of each kind
+EACH = 80  # rows planted of each kind
 CUES = ("List of extracted chemicals:", "List of extracted diseases:", "List of extracted influences:")
 _ROOTS = (
     "tor mel bra cin lus vet dor pra sil nom gar fen tis wol kar bel dun ras pim lek jor hast verin calo distu "
@@ -56,7 +56,7 @@ def extraction(rng: random.Random) -> Planted:
     rows = Planted()
     for _ in range(1300):
         rows.add(stream.pop())
-    held = [rows.add(_report(row), 1) for row in reports.rows("validation", 200, seed=rng.randrange(2**32))]
+    held = [rows.add(_report(row), 1) for row in reports.rows("validation", 300, seed=rng.randrange(2**32))]
     rng.shuffle(held)
     for _ in range(EACH):
         victim = held.pop()

@@ -18,7 +18,9 @@ from tunesmith.data.inspect.answer_shape import ShapeNorms, shape_of
 from tunesmith.data.inspect.field_values import flatten
 from tunesmith.data.inspect.finding import levels
 from tunesmith.data.inspect.phi import personal
-from tunesmith.data.inspect.scripts import main_script, script_letters, strays
+from tunesmith.data.inspect.prompt_shape import PromptNorms
+from tunesmith.data.inspect.row_view import RowView
+from tunesmith.data.inspect.scripts import ScriptNorms, main_script, script_letters, strays
 from tunesmith.data.inspect.tally import MOST_VALUES, Tally
 from tunesmith.data.pool import compared_text, pool_of
 from tunesmith.example import TEXT, Example, Message
@@ -242,3 +244,51 @@ def test_a_limit_says_what_it_cuts(tmp_path: Path) -> None:
         "limit": 512, "over": 2, "share": 0.5, "answer_lost": 1, "cue_cut": 1, "answer_cut": 1,
         "answer_tokens_share": pytest.approx(15 / 40),
     }  # fmt: skip
+
+
+def test_an_answer_in_its_prompts_script_is_right_in_a_set_of_several_languages() -> None:
+    several = ScriptNorms.learn([("Latin", "Latin")] * 90 + [("Kannada", "Kannada")] * 8)
+    assert several.finding({"Kannada": 9}, {"Kannada": 9}, {}) is None
+    assert several.finding({"Kannada": 9}, {"Latin": 9}, {}) is not None
+    # a translation: answers never follow their prompts, so what was not translated is told at 8 % too
+    one_way = ScriptNorms.learn([("Latin", "Kannada")] * 90 + [("Latin", "Latin")] * 8)
+    assert one_way.finding({"Latin": 9}, {"Latin": 9}, {}) is not None
+
+
+def test_keys_are_optional_where_rows_leave_out_some() -> None:
+    whole = {"a": "x", "b": "y", "c": "z"}
+    damaged = ShapeNorms.learn([whole] * 95 + [{"a": "x", "b": "y"}] * 5)
+    assert damaged.problem(shape_of({"a": "x", "b": "y"})) is not None
+    chosen = ShapeNorms.learn([whole] * 50 + [{"a": "x", "b": "y"}] * 45 + [{"a": "x"}] * 5)
+    assert chosen.problem(shape_of({"a": "x"})) is None and chosen.problem(shape_of({"b": "y"})) is not None
+    odd = ShapeNorms.learn([whole] * 98 + [whole | {"a": [1]}] * 2)
+    assert odd.problem(shape_of(whole | {"a": [1]})) is not None and odd.problem(shape_of(whole)) is None
+
+
+def _ends(*endings: tuple[str, int]) -> tuple[PromptNorms, list[RowView]]:
+    rng = random.Random(1)
+    words = (
+        "the scan of a liver shows new lesions in both lobes and no sign of fever or pain was seen".split()
+        * 3
+    )
+    nouns = [f"{a}{b}itis" for a in "bcdfgh" for b in "aeiou"]
+    rows: list[RowView] = []
+    for ending, times in endings:
+        for _ in range(times):
+            content = " ".join(rng.choice(words) for _ in range(rng.randrange(20, 40))) + ending.format(
+                noun=rng.choice(["liver", "fever", "lesions", "lobes"]),
+                half="".join(rng.choice("abcdefghij") for _ in range(8)),
+            )
+            rows.append(RowView(len(rows), row(content, "yes"), make_task("text").parse))
+    return PromptNorms.learn(rows), rows
+
+
+def test_prompts_that_are_cut_are_told_from_prompts_without_a_full_stop() -> None:
+    cut, rows = _ends((".", 180), (" {half}", 20))
+    assert cut.cut(rows[-1], None) is not None and cut.cut(rows[0], None) is None
+    habit, rows = _ends((".", 180), (" {noun}", 20))
+    assert habit.cut(rows[-1], None) is None
+    spaced, rows = _ends((".", 198), (". ", 2))
+    assert spaced.cut(rows[-1], None) is not None
+    heading, rows = _ends((".", 190), (" {noun}:", 10))
+    assert heading.cut(rows[-1], None) is None

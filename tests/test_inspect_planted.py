@@ -96,7 +96,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 def test_planted_faults_are_found_by_name(cases: dict[str, Case], kind: str) -> None:
     case = cases[KINDS[kind][0]]
     assert len(case.planted.faults[kind]) >= EACH
-    assert case.recall(kind, case.found) >= RECALL, f"TUNESMITH_SEED={SEED}"
+    recall = case.recall(kind, case.found)
+    print(f"{kind}: {recall:.3f} of {len(case.planted.faults[kind])}")
+    assert recall >= RECALL, f"TUNESMITH_SEED={SEED}"
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -104,6 +106,7 @@ def test_clean_rows_are_left_alone(cases: dict[str, Case], name: str) -> None:
     case = cases[name]
     clean = set(range(len(case.pool))) - case.planted.touched
     alarms = {finding.row: finding for finding in case.found.findings if finding.row in clean}
+    print(f"{name}: {len(alarms)} of {len(clean)} clean rows named")
     assert len(clean) >= 1000
     assert len(alarms) <= FALSE_ALARMS * len(clean), (f"TUNESMITH_SEED={SEED}", list(alarms.values())[:20])
 

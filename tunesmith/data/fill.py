@@ -40,7 +40,7 @@ def fill(
     ingested = ingest(data, sources, contract, place / "pool", workers)
     pool = ingested.pool
     if not len(pool):
-        _nothing_left(recipe, ingested)
+        _nothing_left(recipe, ingested, sources)
     if repeated := tell_apart(pool):
         console.warn(f"{repeated} rows have the id of another row: they go on as ID~2, ID~3 …")
     schema = load_schema(data.json_schema) if data.json_schema else None
@@ -78,11 +78,7 @@ def fill(
     report = {
         "schema_version": 1,
         "splits": splits,
-        "sources": [_source(source, number, ingested) for number, source in enumerate(sources)],
-        "left_out": ingested.left_out,
-        "refused": _refused(ingested),
-        "overlong": _overlong(ingested),
-        "trimmed": _trimmed(ingested),
+        **_reading(ingested, sources),
         "unscorable": _unscorable(task, pool, side),
         "positions": positions,
         "inspection": inspection.report,
@@ -90,16 +86,22 @@ def fill(
     _write_json(place / "report.json", report)
 
 
-def _nothing_left(recipe: Recipe, ingested: Ingested) -> NoReturn:
+def _reading(ingested: Ingested, sources: Sequence[SourceFile]) -> dict[str, Any]:
+    """What became of the rows on their way in."""
+    return {
+        "sources": [_source(source, number, ingested) for number, source in enumerate(sources)],
+        "left_out": ingested.left_out,
+        "refused": _refused(ingested),
+        "overlong": _overlong(ingested),
+        "trimmed": {"rows": len(ingested.trimmed), "tokens": sum(ingested.trimmed)},
+    }
+
+
+def _nothing_left(recipe: Recipe, ingested: Ingested, sources: Sequence[SourceFile]) -> NoReturn:
     """Raises what is wrong with the rows: there is none to look at."""
-    told = {"refused": _refused(ingested), "overlong": _overlong(ingested), "trimmed": _trimmed(ingested)}
-    verdict(recipe, told | {"inspection": {"checks": []}, "splits": {}})
+    verdict(recipe, _reading(ingested, sources) | {"inspection": {"checks": []}, "splits": {}})
     fix = "mend the processor" if ingested.left_out else "raise data.max_length"
     raise RowError("no rows are left", where="data.train", fix=fix)
-
-
-def _trimmed(ingested: Ingested) -> dict[str, int]:
-    return {"rows": len(ingested.trimmed), "tokens": sum(ingested.trimmed)}
 
 
 def _golds(pool: Pool, side: NDArray[np.int8]) -> list[str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from tunesmith.tasks.schema import SchemaChecker
 
-NEARLY_ALL = 0.99
+NEARLY_ALL = 0.99  # answers that have a key, where the rows leave out other keys too
+ALWAYS = 0.93  # where they leave out no key on purpose
+ODD = 0.03  # a type that so few values of a key have is none of its own; nor is a key of so few answers
 LEAST = 20
 _KEYWORDS = {
     "type",
@@ -46,16 +48,17 @@ class ShapeNorms:
                     outer[f"{name}."] += 1
         if total < LEAST:
             return cls(total)
-        least = (1 - NEARLY_ALL) * total
+        shares = {name: times / outer.get(_outer(name), total) for name, times in present.items()}
+        fixed = all(share >= ALWAYS for share in shares.values() if share > ODD)
+        rare, enough = (ODD, ALWAYS) if fixed else (1 - NEARLY_ALL, NEARLY_ALL)
+        known = {name for name, share in shares.items() if share > rare and present[name] > 1}
         types: dict[str, set[str]] = {}
         for (name, kind), times in kinds.items():
-            if times > max(least, 1):
+            if name in known and times > max(ODD * present[name], 1):
                 types.setdefault(name, {"null"}).add(kind)
-        required = {
-            name for name, times in present.items() if times >= NEARLY_ALL * outer.get(_outer(name), total)
-        }
+        required = {name for name in types if shares[name] >= enough}
         frozen = {name: frozenset(known) for name, known in types.items()}
-        return cls(total, frozenset(required & set(frozen)), frozen)
+        return cls(total, frozenset(required), frozen)
 
     def problem(self, shape: Shape) -> str | None:
         """What is unlike the others."""

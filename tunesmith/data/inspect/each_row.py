@@ -203,10 +203,10 @@ def script(row: RowView, desk: Desk) -> list[str]:
         tally.counts["script", "answer", name] += times
     for name, times in found.items():
         tally.count("stray", name, times=times if name == "not_nfc" else 1)
-    if not row.is_text:
-        for name, times in script_letters(row.asked).items():
-            tally.counts["script", "prompt", name] += times
-    detail = desk.norms.scripts.finding(letters, found) if said else None
+    asked = {} if row.is_text else script_letters(row.asked)
+    for name, times in asked.items():
+        tally.counts["script", "prompt", name] += times
+    detail = desk.norms.scripts.finding(letters, asked, found) if said else None
     return [detail] if detail else []
 
 

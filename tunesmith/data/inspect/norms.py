@@ -68,7 +68,9 @@ def learn(rows: list[RowView]) -> Norms:
         ShapeNorms.learn(
             [row.parsed.value for row in asked if row.parsed and isinstance(row.parsed.value, dict)]
         ),
-        ScriptNorms.learn(main_script(script_letters(row.said)) for row in rows),
+        ScriptNorms.learn(
+            (main_script(script_letters(row.asked)), main_script(script_letters(row.said))) for row in rows
+        ),
         BoilerplateNorms.learn([row.answer for row in asked if row.answer and row.fields is None]),
     )
 

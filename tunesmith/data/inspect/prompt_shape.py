@@ -14,6 +14,10 @@ from tunesmith.data.inspect.row_view import RowView
 LEAST = 20  # prompts to know a habit by
 CUE_SHARE = 0.85  # of prompts that end with one of the cues
 USUAL_END = 0.05  # an ending that so many prompts have is no accident
+USUAL_COLON = 0.01  # of a heading or a question with a colon
+USUAL_SPACE = 0.02  # a space or line break at the end
+BROKEN = 0.4  # of prompts that end with a word: so many end with one that hardly ends a thought
+BROKEN_MOST = 0.25  # prompts that may be cut: where more end with a word, it is their way
 _BRANCH = 0.05  # of prompts that a cue of its own has
 _KEPT = 0.9  # a cue grows by a word as long as it keeps so many of its prompts
 _CUE_WORDS, _CUE_CHARACTERS = 8, 160
@@ -23,7 +27,12 @@ _CLOSING = ")]}\"'”’»`*_"
 _OPEN = frozenset(",;-–—/&+([{\\“‘«=<")
 _SHORTEST, _LONGER = 60, 0.01  # characters of a limit worth the name; share of prompts that may be longer
 _FREQUENT_WORDS = 150
-MIDDLE = {"word": "with a word", "open": "with a sign that wants more", "digit": "with a number"}
+MIDDLE = {
+    "word": "with a word",
+    "colon": "with a colon",
+    "open": "with a sign that wants more",
+    "digit": "with a number",
+}
 
 
 def end_kind(text: str) -> str:
@@ -57,6 +66,8 @@ class PromptNorms:
     """Frequent words that prompts never end with."""
     spikes: frozenset[int] = frozenset()
     """Lengths in characters that far more prompts have than their neighbours."""
+    spaced: bool = True
+    """Whether prompts end with a space now and then."""
     forms: frozenset[str] = frozenset()
     """First words of prompts that mostly end in the middle, as a form without a question mark does."""
 
@@ -70,13 +81,20 @@ class PromptNorms:
         bodies = [_without(row.ending, cues) for row in rows]
         each = [end_kind(body) for body in bodies]
         kinds = Counter(each)
-        usual = frozenset(kind for kind, times in kinds.items() if times >= USUAL_END * len(rows))
+        usual = frozenset(
+            kind
+            for kind, times in kinds.items()
+            if times >= (USUAL_COLON if kind == "colon" else USUAL_END) * len(rows)
+        )
+        if kinds["word"] <= BROKEN_MOST * len(rows) and _broken(rows, bodies, each) >= BROKEN:
+            usual -= {"word"}
         kinds_of_length = zip(
             *(_lengths(row, body) for row, body in zip(rows, bodies, strict=True)), strict=True
         )
         endings = [row.ending for row in rows]
         spikes = frozenset(length for lengths in kinds_of_length for length in _spikes(lengths, endings))
-        return cls(cues, usual, _hanging(rows, bodies), spikes, _forms(bodies, each))
+        spaced = sum(row.length > len(row.ending) for row in rows) >= USUAL_SPACE * len(rows)
+        return cls(cues, usual, _hanging(rows, bodies), spikes, spaced, _forms(bodies, each))
 
     def cue(self, row: RowView) -> str | None:
         """The cue that the prompt ends with."""
@@ -99,8 +117,12 @@ class PromptNorms:
             for length in _lengths(row, body):
                 if length in self.spikes:
                     return f"exactly {length} characters, as conspicuously many prompts have; ends {_tail(ending)}"
+        if not self.usual:
+            return None
+        if not self.spaced and row.length > len(ending):
+            return f"ends with a space, the others don't: {_tail(ending)}"
         kind = end_kind(body)
-        if kind not in MIDDLE or not self.usual:
+        if kind not in MIDDLE:
             return None
         if kind not in self.usual and _first_words(body) not in self.forms:
             return f"ends {MIDDLE[kind]}, the others don't: {_tail(body)}"
@@ -171,6 +193,25 @@ def _spikes(lengths: Sequence[int], texts: Sequence[str]) -> set[int]:
             found.add(length)
         longer += counts[length]
     return found
+
+
+def _broken(rows: Sequence[RowView], bodies: Sequence[str], kinds: Sequence[str]) -> float:
+    """Of prompts that end with a word: the share that end with a small word, or one that no other prompt has.
+
+    A text that is cut ends anywhere: in the middle of a word, or with "the" as often as texts say it.
+    """
+    step = max(1, len(rows) // 2000)
+    counts: Counter[str] = Counter()
+    for row in rows[::step]:
+        counts.update(row.asked_set)
+    frequent = {
+        word for word, times in counts.most_common(_FREQUENT_WORDS) if times >= 0.1 * len(rows[::step])
+    }
+    ends = [
+        _last_word(body) for body, kind in zip(bodies[::step], kinds[::step], strict=True) if kind == "word"
+    ]
+    broken = [word for word in ends if word in frequent or counts[word] <= 1]
+    return len(broken) / len(ends) if len(ends) >= 5 else 0.0
 
 
 def _hanging(rows: Sequence[RowView], bodies: Sequence[str]) -> frozenset[str]:

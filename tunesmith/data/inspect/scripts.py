@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-USUAL = 0.05  # a script that so few texts are written in is not one of the data set's own
+USUAL = 0.15  # a script that fewer answers are written in is not one of the data set's own
+OWN = 0.05  # likewise, where an answer only follows its prompt, as in a set of several languages
 LEAST_LETTERS = 3
 # first code point of each stretch; what is no letter or mark counts nowhere
 _STRETCHES: tuple[tuple[int, str], ...] = (
@@ -89,20 +90,31 @@ class ScriptNorms:
     """The scripts that answers are written in."""
 
     usual: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
+    """Scripts that are right where the prompt is written in them too."""
 
     @classmethod
-    def learn(cls, mains: Iterable[str | None]) -> ScriptNorms:
-        """From the main script of each training answer."""
-        counts = Counter(main for main in mains if main)
-        total = counts.total()
-        return cls(frozenset(name for name, times in counts.items() if times >= USUAL * total))
+    def learn(cls, mains: Iterable[tuple[str | None, str | None]]) -> ScriptNorms:
+        """From the main scripts of each training row's prompt and answer."""
+        pairs = [(asked, answered) for asked, answered in mains if answered]
+        counts = Counter(answered for _, answered in pairs)
+        follow = sum(asked == answered for asked, answered in pairs)
+        usual, own = (
+            frozenset(name for name, times in counts.items() if times >= share * len(pairs))
+            for share in (USUAL, OWN)
+        )
+        return cls(usual, own if 2 * follow >= len(pairs) else frozenset())
 
-    def finding(self, letters: Mapping[str, int], found: Mapping[str, int]) -> str | None:
+    def finding(
+        self, letters: Mapping[str, int], asked: Mapping[str, int], found: Mapping[str, int]
+    ) -> str | None:
         """What to look at: an answer in another script than the others, or with characters that were lost."""
         if found.get("replacement"):
             return f"{found['replacement']} replacement characters (U+FFFD): the text was decoded wrongly"
         main = main_script(letters)
         if main is None or not self.usual or main in self.usual:
+            return None
+        if main in self.own and main == main_script(asked):
             return None
         share = letters[main] / sum(letters.values())
         return f"{share:.0%} of the letters are {main}; the others write {' or '.join(sorted(self.usual))}"
