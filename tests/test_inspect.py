@@ -269,17 +269,15 @@ def _ends(*endings: tuple[str, int]) -> tuple[PromptNorms, list[RowView]]:
     rng = random.Random(1)
     words = (
         "the scan of a liver shows new lesions in both lobes and no sign of fever or pain was seen".split()
-        * 3
     )
     nouns = [f"{a}{b}itis" for a in "bcdfgh" for b in "aeiou"]
     rows: list[RowView] = []
     for ending, times in endings:
         for _ in range(times):
-            content = " ".join(rng.choice(words) for _ in range(rng.randrange(20, 40))) + ending.format(
-                noun=rng.choice(["liver", "fever", "lesions", "lobes"]),
-                half="".join(rng.choice("abcdefghij") for _ in range(8)),
-            )
-            rows.append(RowView(len(rows), row(content, "yes"), make_task("text").parse))
+            said = [*(rng.choice(words) for _ in range(rng.randrange(20, 40))), rng.choice(nouns)]
+            half = "".join(rng.choice("abcdefghij") for _ in range(8))
+            prompt = " ".join(said[::-1]) + ending.format(noun=rng.choice(nouns), half=half)
+            rows.append(RowView(len(rows), row(prompt, "yes"), make_task("text").parse))
     return PromptNorms.learn(rows), rows
 
 
