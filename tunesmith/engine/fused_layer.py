@@ -51,7 +51,7 @@ class FusedLayer:
         self.kernels, self.window, self.last = kernels, window, last
 
         def projection(holder: nn.Module, *names: str) -> Projection:
-            return Projection([holder.get_submodule(name) for name in names], kernels, shared, like)
+            return Projection(holder, names, kernels, shared, like)
 
         self.qkv = projection(attention, "q_proj", "k_proj", "v_proj")
         self.o = projection(attention, "o_proj")

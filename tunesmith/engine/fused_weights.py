@@ -44,11 +44,15 @@ class Shared:
 
 
 class Projection:
-    """Frozen linears over one input, and the adapters beside some of them."""
+    """Frozen linears over one input, and the adapters beside some of them: `names` of `holder`'s modules."""
 
-    def __init__(self, modules: Sequence[nn.Module], kernels: Kernels, shared: Shared, like: Tensor) -> None:
+    def __init__(
+        self, holder: nn.Module, names: Sequence[str], kernels: Kernels, shared: Shared, like: Tensor
+    ) -> None:
         self.kernels, self._shared, self._like = kernels, shared, like
-        self._modules, self._frozen = list(modules), [_frozen(module) for module in modules]
+        self._holder, self._names = holder, tuple(names)
+        modules = self._modules
+        self._frozen = [_frozen(module) for module in modules]
         self.outs = [weight.shape[0] for weight, _ in self._frozen]
         self.N, self.K = sum(self.outs), self._frozen[0][0].shape[1]
         edges = [sum(self.outs[:i]) for i in range(len(self.outs) + 1)]
@@ -59,9 +63,7 @@ class Projection:
         self.adapters = [adapter for adapter, _ in found]
         ranks = [sum(a.rank for a in self.adapters[:i]) for i in range(len(found) + 1)]
         self.ranks = tuple(ranks)
-        self._parts = [
-            (a, place, slice(*own)) for (a, place), own in zip(found, pairwise(ranks), strict=True)
-        ]
+        self._own = [(place, slice(*own)) for (_, place), own in zip(found, pairwise(ranks), strict=True)]
         self.tail = -(-ranks[-1] // _ALIGNED) * _ALIGNED
         self.bias = self._joined_bias()
         self._factors = torch.stack([a.factors for a in self.adapters]) if self.adapters else None
@@ -71,6 +73,15 @@ class Projection:
             self._take_over()
         a_RK, b_NR = self._tails_of(self._image) if self._image is not None else self._own_tails()
         self.a_RK, self.b_NR = a_RK, b_NR
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        return [self._holder.get_submodule(name) for name in self._names]
+
+    @property
+    def _parts(self) -> list[tuple[LoraLinear, slice, slice]]:
+        """(adapter, its outputs, its ranks)."""
+        return [(adapter, *own) for adapter, own in zip(self.adapters, self._own, strict=True)]
 
     @property
     def quantised(self) -> bool:
@@ -101,7 +112,8 @@ class Projection:
         self.a_RK, self.b_NR = self._tails_of(image) if keeps else self._own_tails()
 
     def refresh(self) -> None:
-        """Copy the adapters' masters into the tails."""
+        """Copy the adapters' masters into the tails; the adapters that stand in the model now, they may be new."""
+        self.adapters = [module for module in self._modules if isinstance(module, LoraLinear)]
         for adapter, place, own in self._parts:
             self.a_RK[own].copy_(adapter.A)
             self.b_NR[place, own].copy_(adapter.B)
