@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine_exact import engine, total
 from test_engine_exact import distance as gap
+from test_engine_exact import engine, total
 from torch import Tensor
 
 from tunesmith.engine.fused import FusedEngine
