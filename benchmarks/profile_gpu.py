@@ -113,7 +113,12 @@ def table(step: Any) -> None:
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    events = [e for e in found.key_averages() if e.self_device_time_total > 0 and "::" not in e.key[:12]]
+    waits = ("Command Buffer Full", "cuLaunchKernelEx", "cudaLaunchKernel")  # the host's, not kernels
+    events = [
+        e
+        for e in found.key_averages()
+        if e.self_device_time_total > 0 and "::" not in e.key[:12] and e.key not in waits
+    ]
     total = sum(e.self_device_time_total for e in events)
     print(f"  kernels {total / 1e3:.1f} ms")
     for event in sorted(events, key=lambda e: -e.self_device_time_total)[:28]:

@@ -55,18 +55,17 @@ def model(kind: torch.dtype, quantize: str, dropout: float) -> PreTrainedModel:
             parent, _, leaf = name.rpartition(".")
             frozen = FrozenLinear(quantized(linear.weight.detach().bfloat16(), quantize))
             setattr(found.get_submodule(parent), leaf, frozen)
-    found = found.to(kind) if quantize == "none" else _half(found, kind)
+    _narrow(found, kind)
     add_lora(found, recipe(dropout).tune, 0)
     for adapter in adapters(found):
         adapter.B.data.normal_(0, 0.02, generator=torch.Generator(DEVICE).manual_seed(1))
     return found
 
 
-def _half(found: PreTrainedModel, kind: torch.dtype) -> PreTrainedModel:
-    """Parameters alone: scales of quantised weights stay as they are."""
+def _narrow(found: PreTrainedModel, kind: torch.dtype) -> None:
+    """Parameters alone: rotary frequencies and scales of quantised weights stay as they are, as in a model from disk."""
     for parameter in found.parameters():
         parameter.data = parameter.data.to(kind)
-    return found
 
 
 def batch(lengths: tuple[int, ...], share: float = 0.5) -> PackedBatch:
