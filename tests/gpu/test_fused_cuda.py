@@ -63,7 +63,7 @@ def model(kind: torch.dtype, quantize: str, dropout: float) -> PreTrainedModel:
 
 
 def _narrow(found: PreTrainedModel, kind: torch.dtype) -> None:
-    """Parameters alone: rotary frequencies and scales of quantised weights stay as they are, as in a model from disk."""
+    """Parameters alone: rotary frequencies and scales of quantised weights stay, as in a model from disk."""
     for parameter in found.parameters():
         parameter.data = parameter.data.to(kind)
 
