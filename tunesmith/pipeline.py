@@ -69,12 +69,13 @@ class Stage:
 
 def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
-    from tunesmith.data.cache import module_hash
+    from tunesmith.data.own_code import code_hash, processor_files, task_files
     from tunesmith.data.sources import resolve_sources, source_files
     from tunesmith.tokenizer_files import TOKENIZER_FILES
 
     inputs = {"model": _hash(recipe.model), "data": _hash(recipe.data), "seed": str(recipe.seed)}
-    inputs["task"] = recipe.evaluate.task  # whose parser the data checks use
+    # whose parser the data checks use
+    inputs["task"] = code_hash(task_files(recipe.evaluate.task)) or recipe.evaluate.task
     for name, path in source_files(recipe.data).items():
         inputs[f"{name} rows" if name != "schema" else name] = (
             sha256_file(path) if path.is_file() else "missing"
@@ -85,7 +86,7 @@ def _rows_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     for path in files:
         if path.is_file():
             inputs[path.name] = sha256_file(path)
-    if own := module_hash(recipe.data.processor):
+    if own := code_hash(processor_files(recipe.data.processor)):
         inputs["processor"] = own
     if any(source.path is None for source in resolve_sources(recipe.data)):
         folder = Path(tunesmith.__file__).parent / "starter"
@@ -110,6 +111,7 @@ def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
 
 
 def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
+    from tunesmith.data.own_code import code_hash, task_files
     from tunesmith.rows import Rows
 
     scored = "test" if Rows.exists(run.data, "test") else "validation"
@@ -118,6 +120,8 @@ def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
         "adapter": _weights(run.adapter),
         "contract": _contract(run),
     }
+    if own := code_hash(task_files(recipe.evaluate.task)):
+        inputs["task"] = own
     if Rows.exists(run.data, scored):
         inputs["scored ids"] = Rows.open(run.data, scored).sha256
     return inputs

@@ -140,7 +140,9 @@ class Data(Section):
     columns: dict[str, str] | None = None
     """The format's column: your column. E.g. {instruction: question, output: answer}."""
     processor: str | None = None
-    """From one row to examples: diagnosis_treatment, annotated_abstract, record_request, or package.module:function."""
+    """From one row to examples: diagnosis_treatment, annotated_abstract, record_request, or package.module:function.
+    A change of your code, or of modules that it imports, prepares the rows anew; data files that it reads are not
+    looked at."""
     system: str | None = None
     """System prompt for rows that bring none."""
     instruction_role: Literal["system", "user"] = "user"

@@ -32,9 +32,7 @@ _SHOWN = 20
 _HALF = np.uint64(0x9E3779B97F4A7C15)
 
 
-def fill(
-    recipe: Recipe, contract: Contract, sources: Sequence[SourceFile], place: Path, positions: int | None
-) -> None:
+def fill(recipe: Recipe, contract: Contract, sources: Sequence[SourceFile], place: Path) -> None:
     """Writes everything of a preparation into `place`; report.json, which says that it is whole, comes last."""
     data, workers = recipe.data, default_workers()
     ingested = ingest(data, sources, contract, place / "pool", workers)
@@ -80,7 +78,6 @@ def fill(
         "splits": splits,
         **_reading(ingested, sources),
         "unscorable": _unscorable(task, pool, side),
-        "positions": positions,
         "inspection": inspection.report,
     }
     _write_json(place / "report.json", report)
@@ -164,7 +161,6 @@ def _source(source: SourceFile, number: int, ingested: Ingested) -> dict[str, An
         "rows": ingested.seen[number],
         "refused": ingested.refused[number].count,
         "weight": source.weight,
-        "revision": source.revision,
     }
 
 

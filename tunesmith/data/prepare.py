@@ -12,7 +12,7 @@ from typing import Any
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.data.cache import FOLDER, cache_key, filling, share
+from tunesmith.data.cache import FOLDER, cache_key, filling, is_whole, require_unchanged, share, stats
 from tunesmith.data.fill import fill
 from tunesmith.data.formats.examples import Manner, format_of
 from tunesmith.data.ingest import raw_batches
@@ -102,15 +102,24 @@ def build(recipe: Recipe, base: Base, cache: Path) -> Prepared:
         reading={"format": row_format(data, sources), "columns": data.columns, "processor": data.processor},
     )
     _check_sizes(recipe, base, contract)
+    read = stats(recipe, sources)
     folder = cache / cache_key(recipe, contract, sources)
-    if (folder / "report.json").exists():
+    if is_whole(folder):
         console.note(f"rows: prepared before ({folder})")
     else:
         with filling(folder) as place:
-            fill(recipe, contract, sources, place, positions=base.config.get("max_position_embeddings"))
+            fill(recipe, contract, sources, place)
             shutil.rmtree(place / "pool")
-    report = json.loads((folder / "report.json").read_text("utf-8"))
-    return Prepared(contract, folder, relevelled(report, data, contract) | {"cache": folder.name})
+            require_unchanged(read)
+    report = relevelled(json.loads((folder / "report.json").read_text("utf-8")), data, contract)
+    named = zip(report["sources"], sources, strict=True)
+    # these are this recipe's: another may have prepared the same rows, with another base or commit of a hub data set
+    ours = {
+        "sources": [told | {"revision": source.revision} for told, source in named],
+        "positions": base.config.get("max_position_embeddings"),
+        "cache": folder.name,
+    }
+    return Prepared(contract, folder, report | ours)
 
 
 def row_format(data: Data, sources: Sequence[SourceFile]) -> str:
