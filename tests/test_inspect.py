@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from planted_rows import translations
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import CHECKS, Inspection, inspect
-from tunesmith.data.inspect.answer_shape import ShapeNorms, shape_of
+from tunesmith.data.inspect.answer_shape import ShapeChecker, ShapeNorms, shape_of
 from tunesmith.data.inspect.field_values import flatten
 from tunesmith.data.inspect.finding import levels
 from tunesmith.data.inspect.phi import personal
@@ -290,3 +293,50 @@ def test_prompts_that_are_cut_are_told_from_prompts_without_a_full_stop() -> Non
     assert spaced.cut(rows[-1], None) is not None
     heading, rows = _ends((".", 190), (" {noun}:", 10))
     assert heading.cut(rows[-1], None) is None
+
+
+def test_answers_that_differ_in_writing_only_contradict_nothing(tmp_path: Path) -> None:
+    task = make_task("extraction", None, ['{"a": 1, "b": 2}'])
+    written = ('{"b":2,  "a":1}\n', '{"a": 1, "b": 2}')
+    same = [row(f"question {i // 2} of many", written[i % 2]) for i in range(40)]
+    assert rows_of(looked_at(tmp_path / "same", same, task=task), "contradiction") == set()
+    pairs = [row("the same question", "chosen", rejected=f"rejected {i}") for i in range(3)]
+    assert rows_of(looked_at(tmp_path / "pairs", pairs), "duplicate") == set()
+
+
+def test_a_finding_of_the_schema_is_about_its_own_row() -> None:
+    checker = ShapeChecker(ShapeNorms(), {"type": "object", "properties": {"age": {"type": "string"}}})
+    assert "100" in (checker.problem({"age": 100}) or "") and "103" in (checker.problem({"age": 103}) or "")
+    assert checker.problem({"age": "x"}) is None
+
+
+def test_lists_count_their_row_once_and_long_values_keep_their_separators(tmp_path: Path) -> None:
+    value = json.dumps({"drugs": [{"name": "a"}, {"name": "b"}], "note": "x" * 150 + "; y"})
+    rows = [row(f"prompt {i}", value) for i in range(30)]
+    report = looked_at(tmp_path, rows, task=make_task("extraction", None, [value])).report
+    fields = {one["name"]: one for one in report["fields"]}
+    assert fields["drugs.name"]["rows"] == 30 and fields["note"]["separators"] == {";": 30}
+
+
+def test_norms_hang_on_no_hash_seed() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_inspect as t; "
+        "print(sorted(t.many_words().hanging))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(Path(__file__).parent)], env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert said[0] == said[1] and len(said[0]) > 100
+
+
+def many_words() -> PromptNorms:
+    """Of prompts with 300 words that are all equally frequent."""
+    words = [f"{a}{b}{c}" for a in "bcdfgh" for b in "aeiou" for c in "klmnprstvz"]
+    prompts = [" ".join(words[i % 2 :: 2]) + "." for i in range(300)]
+    return PromptNorms.learn(
+        [RowView(i, row(text, "yes"), make_task("text").parse) for i, text in enumerate(prompts)]
+    )

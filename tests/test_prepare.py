@@ -105,7 +105,9 @@ def test_ids_that_repeat_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFi
     made = prepared(tmp_path, train=write(tmp_path / "train.jsonl", same))
     ids = [example.id for example in made.splits["train"].examples()]
     assert [ids[3], ids[7], ids[12]] == ["patient", "patient~2", "patient~3"] and len(set(ids)) == 20
-    assert {example.document for example in made.splits["train"].examples()} >= {"patient", "r0"}
+    assert {example.document for example in made.splits["train"].examples()} == {
+        f"train.jsonl:{line}" for line in range(1, 21)
+    }  # equal ids are no document
     assert "2 rows have the id of another row" in capsys.readouterr().err
 
 
@@ -207,3 +209,95 @@ def test_learned_mask_by_position_survives_a_mutant(tmp_path: Path, monkeypatch:
     made = prepared(tmp_path, train=write(tmp_path / "train.jsonl", rows(20)))
     failed = {proof.name for proof in made.proofs() if not proof.passed}
     assert failed == {"prompt_is_prefix_train", "terminator_learned_train"}
+
+
+def test_files_that_number_their_rows_alike_are_not_of_one_document(tmp_path: Path) -> None:
+    one, two = rows(60), [row | {"prompt": f"other {row['prompt']}"} for row in rows(60)]
+    made = prepared(
+        tmp_path,
+        train=write(tmp_path / "a.jsonl", [row | {"id": i} for i, row in enumerate(one)]),
+        validation=write(tmp_path / "b.jsonl", [row | {"id": i} for i, row in enumerate(two)]),
+    )
+    assert {check["name"]: check["rows"] for check in made.report["inspection"]["checks"]}["group_leak"] == 0
+    assert made.report["splits"]["train"]["documents"] == 60
+
+
+def test_what_a_processor_makes_of_one_row_stays_on_one_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "several.py").write_text(
+        "from tunesmith.example import Example\n"
+        "def make(row):\n"
+        "    return [Example.make(f'{word}: {row[\"prompt\"]}' * 3, row['completion']) for word in ('a', 'bb')]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train = write(tmp_path / "train.jsonl", rows(60))
+    made = prepared(tmp_path, train=train, processor="several:make", split={"validation": 0.2})
+    sides = [{example.source for example in made.splits[name].examples()} for name in ("train", "validation")]
+    assert len(sides[1]) == 12 and not sides[0] & sides[1]
+
+
+def test_rows_of_two_kinds_are_proved_each_by_their_own_rules(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.jsonl", [{"text": f"a paragraph with number {i}"} for i in range(30)])
+    asked = write(tmp_path / "asked.jsonl", rows(20))
+    for sources in ([plain, asked], [asked, plain]):
+        made = prepared(tmp_path, train=[{"path": path} for path in sources])
+        told = {proof.name: proof.detail for proof in made.proofs()}
+        assert "(20 rows)" in told["terminator_learned_train"] and "(30 rows)" in told["all_learned_train"]
+        assert "(50 rows)" in told["bos_count_train"]
+
+
+def test_rows_that_a_weight_leaves_out_are_nowhere(tmp_path: Path) -> None:
+    plain = rows(40)
+    other = write(tmp_path / "other.jsonl", rows(80)[40:])
+    leak = write(
+        tmp_path / "l.jsonl", [{"prompt": row["prompt"], "completion": "something else"} for row in plain]
+    )
+    made = prepared(
+        tmp_path,
+        train=[{"path": other}, {"path": leak, "weight": 0.3}],
+        validation=write(tmp_path / "held.jsonl", plain),
+        checks={"exact_leak": "warn"},
+    )
+    trained = [one.source for one in made.splits["train"].examples() if one.source.startswith("l.jsonl")]
+    found = {check["name"]: check["rows"] for check in made.report["inspection"]["checks"]}
+    assert 0 < len(trained) < 40 and found["exact_leak"] == len(trained)
+    with pytest.raises(RowError, match=r"weight 1e-06 of l\.jsonl leaves none of its 40 rows"):
+        prepared(tmp_path, train=[{"path": other}, {"path": leak, "weight": 1e-6}])
+
+
+def test_limits_count_the_rows_that_are_too_long(tmp_path: Path) -> None:
+    long = [
+        {"prompt": f"row {i} " + "word " * (400 if i % 2 else 20), "completion": f"yes {i}"}
+        for i in range(40)
+    ]
+    made = prepared(tmp_path, train=write(tmp_path / "train.jsonl", long), max_length=512, overlong="drop")
+    at = {one["limit"]: one for one in made.report["inspection"]["limits"]}
+    assert at[512]["over"] == at[512]["answer_lost"] == 20 and at[1024]["over"] == 0
+    assert at[512]["answer_tokens_share"] == pytest.approx(0.5, abs=0.02)
+    assert made.report["overlong"]["of"] == 40
+
+
+def test_a_limit_loses_only_what_is_learned_behind_it(tmp_path: Path) -> None:
+    talk = [
+        {"role": "user", "content": "hello"}, {"role": "assistant", "content": "a " * 100},
+        {"role": "user", "content": "w " * 600}, {"role": "assistant", "content": "the end"},
+    ]  # fmt: skip
+    made = prepared(
+        tmp_path, train=write(tmp_path / "train.jsonl", [{"messages": talk}] * 2), max_length=2048
+    )
+    at = {one["limit"]: one for one in made.report["inspection"]["limits"]}
+    learned = made.splits["train"].learned(0)
+    assert at[512]["answer_tokens_share"] == pytest.approx(learned[512:].sum() / learned.sum())
+    assert learned[:512].sum() > 90
+
+
+def test_pairs_of_a_processor_keep_their_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pairs.py").write_text(
+        "from tunesmith.example import Example\n"
+        "def make(row):\n"
+        "    return Example.make(row['prompt'] + ' call 617-555-0143', row['completion'], rejected='no')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RowCheckFailed, match="phi"):
+        prepared(tmp_path, train=write(tmp_path / "train.jsonl", rows(30)), processor="pairs:make")

@@ -13,7 +13,8 @@ from tunesmith.contract import Contract, Encoded
 from tunesmith.data.alike.near import signatures
 from tunesmith.data.fit import pieces, trimmed
 from tunesmith.data.formats.examples import BadRow, Manner, row_examples
-from tunesmith.data.pool import FACTS, compared_text, facts_of
+from tunesmith.data.overlong import Overlong, answer_begins
+from tunesmith.data.pool import DIRECT, FACTS, PLAIN, SEVERAL, compared_text, facts_of
 from tunesmith.data.proofs import EVERY, Rules
 from tunesmith.data.read.batch import RawBatch
 from tunesmith.errors import RowError
@@ -43,8 +44,8 @@ class Taken:
     left_out: int = 0
     """Rows of which a processor made nothing."""
     bad: list[tuple[str, BadRow]] = field(default_factory=list)
-    overlong: list[tuple[str, str, int]] = field(default_factory=list)
-    """Place, id and tokens of rows over the limit."""
+    overlong: list[Overlong] = field(default_factory=list)
+    """Rows over the limit."""
     trimmed: list[int] = field(default_factory=list)
     """Tokens cut from each shortened row."""
     text: bytes = b""
@@ -55,8 +56,6 @@ class Taken:
     signatures: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     broken: list[tuple[str, int, str]] = field(default_factory=list)
     """Rule, place in this batch and id of rows that break a rule of the contract."""
-    direct: int = 0
-    """Rows whose prompt was encoded by itself as well."""
 
 
 class Encoder:
@@ -87,7 +86,7 @@ class Encoder:
                 taken.trimmed.append(len(encoded.ids) - len(fitting[1].ids))
                 kept.append(fitting)
             else:
-                taken.overlong.append((example.source, example.id, len(encoded.ids)))
+                taken.overlong.append(Overlong.of(example, encoded, self._most))
         self._keep(kept, reading, direct, taken)
         return taken
 
@@ -112,16 +111,16 @@ class Encoder:
         texts: list[str] = []
         for number, (example, encoded) in enumerate(kept):
             by_itself = direct or number % EVERY == 0
-            taken.direct += by_itself
             for rule in self._rules.broken(example, encoded, by_itself):
                 taken.broken.append((rule, number, example.id))
             lines.append(row_line(example))
             learned = sum(encoded.learned)
-            begin = _answer_begins(encoded.learned)
+            begin = answer_begins(encoded.learned)
+            marks = PLAIN * example.is_text | DIRECT * by_itself | SEVERAL * (True in encoded.learned[:begin])
             facts.append(
                 facts_of(
                     example, reading.manner.stratify, reading.given, reading.number,
-                    len(encoded.ids), begin, learned,
+                    len(encoded.ids), begin, learned, marks,
                 )
             )  # fmt: skip
             texts.append(compared_text(example).removeprefix(reading.prefix).removesuffix(reading.suffix))
@@ -141,13 +140,6 @@ def without_affixes(reading: Reading, first: list[Example]) -> Reading:
     prefix = _shared(texts)
     suffix = _shared([text[len(prefix) :][::-1] for text in texts])[::-1]
     return reading._replace(prefix=prefix, suffix=suffix)
-
-
-def _answer_begins(learned: list[bool]) -> int:
-    """The place of the first token of the last learned stretch."""
-    backwards = learned[::-1]
-    last = backwards.index(True)
-    return len(learned) - (backwards.index(False, last) if False in backwards[last:] else len(learned))
 
 
 def _shared(texts: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,39 +13,43 @@ from numpy.typing import NDArray
 from tunesmith import console
 from tunesmith.contract import Contract
 from tunesmith.data.alike.near import near_pairs
+from tunesmith.data.draw import drawn, times
 from tunesmith.data.ingest import Ingested, default_workers, ingest
 from tunesmith.data.inspect import Inspection, inspect
+from tunesmith.data.inspect.finding import CHAT
 from tunesmith.data.levels import verdict
-from tunesmith.data.pool import Pool, compared_text, tell_apart
+from tunesmith.data.pool import DIRECT, PLAIN, Pool, compared_text, tell_apart
 from tunesmith.data.proofs import Rules, split_proofs
 from tunesmith.data.sources import SPLITS, SourceFile
 from tunesmith.data.split import split
 from tunesmith.errors import RowCheckFailed, RowError
+from tunesmith.proof import Proof
 from tunesmith.recipe import Checks, Recipe
 from tunesmith.rows import copy_rows
 from tunesmith.tasks import Task, make_task
 from tunesmith.tasks.schema import load_schema
 from tunesmith.tasks.score import check_golds
 
-GOLDS = 20_000  # training answers from which a task infers its fields
+GOLDS = 20_000  # answers that are looked at together: a task infers its fields from so many
 _SHOWN = 20
-_HALF = np.uint64(0x9E3779B97F4A7C15)
 
 
 def fill(recipe: Recipe, contract: Contract, sources: Sequence[SourceFile], place: Path) -> None:
     """Writes everything of a preparation into `place`; report.json, which says that it is whole, comes last."""
     data, workers = recipe.data, default_workers()
     ingested = ingest(data, sources, contract, place / "pool", workers)
-    pool = ingested.pool
+    pool, formats = ingested.pool, [reading.manner.format for reading in ingested.readings]
     if not len(pool):
         _nothing_left(recipe, ingested, sources)
     if repeated := tell_apart(pool):
         console.warn(f"{repeated} rows have the id of another row: they go on as ID~2, ID~3 …")
-    schema = load_schema(data.json_schema) if data.json_schema else None
+    pool, kept = drawn(pool, sources, recipe.seed, pool.folder / "drawn")
+    ingested.renumber(kept)
     pairs, similarity = near_pairs(
         pool.signatures, lambda row: compared_text(pool.example(row)), same=pool.facts["text"]
     )
     shares = {name: share for name in SPLITS[1:] if (share := getattr(data.split, name))}
+    schema = load_schema(data.json_schema) if data.json_schema else None
     side = split(pool.facts, pairs, shares, recipe.seed)
     task = make_task(recipe.evaluate.task, schema, _golds(pool, side))
     inspection = inspect(
@@ -57,19 +61,20 @@ def fill(recipe: Recipe, contract: Contract, sources: Sequence[SourceFile], plac
         task=task,
         schema=schema,
         workers=workers,
-        row_format=contract.reading["format"],
+        row_format=next((one for one in formats if one in CHAT), formats[0]),
+        longer=ingested.overlong,
     )
-    proofs = []
+    proofs: list[Proof] = []
     splits: dict[str, Any] = {}
     named = {source.split for source in sources} | set(shares)
     for number, name in enumerate(SPLITS):
         if name not in named:
             continue
         rows = np.flatnonzero(side == number)
-        numbers = _weighted(pool, rows, sources, recipe.seed) if number == 0 else rows
+        numbers = np.repeat(rows, times(pool, rows, sources, recipe.seed)) if number == 0 else rows
         copy_rows(pool.rows, numbers, place, name)
         splits[name] = _counts(pool.facts[numbers])
-        proofs += _proofs(contract, name, rows, ingested, len(pool))
+        proofs += _proofs(contract, name, rows, pool, ingested)
     _write_json(place / "proofs.json", {"proofs": [proof.to_json() for proof in proofs]})
     (place / "pool" / "unread.jsonl").rename(place / "unread.jsonl")
     _write_findings(place / "findings.jsonl", pool, side, inspection)
@@ -108,22 +113,6 @@ def _golds(pool: Pool, side: NDArray[np.int8]) -> list[str]:
     return [answer for row in some if (answer := pool.example(int(row)).answer)]
 
 
-def _weighted(
-    pool: Pool, rows: NDArray[np.int64], sources: Sequence[SourceFile], seed: int
-) -> NDArray[np.int64]:
-    """Training rows as often as their source's weight says; a fraction takes the same rows every time."""
-    weights = np.array([source.weight for source in sources])[pool.facts["source"][rows]]
-    if (weights == 1).all():
-        return rows
-    mixed = pool.facts["prompt"][rows] ^ pool.facts["id"][rows] ^ np.uint64(seed)
-    mixed = (
-        mixed ^ (mixed >> np.uint64(29))
-    ) * _HALF  # a multiplicative hash: the order of rows plays no part
-    draw = (mixed >> np.uint64(11)).astype(np.float64) / 2**53
-    times = np.floor(weights).astype(np.int64) + (draw < weights % 1)
-    return np.repeat(rows, times)
-
-
 def _counts(facts: NDArray[np.void]) -> dict[str, Any]:
     lengths = facts["tokens"] if len(facts) else np.zeros(1, np.int32)
     quantiles = {f"p{q}": int(np.percentile(lengths, q, method="inverted_cdf")) for q in (50, 90, 99)}
@@ -138,15 +127,17 @@ def _counts(facts: NDArray[np.void]) -> dict[str, Any]:
 
 
 def _proofs(
-    contract: Contract, name: str, rows: NDArray[np.int64], ingested: Ingested, total: int
-) -> list[Any]:
+    contract: Contract, name: str, rows: NDArray[np.int64], pool: Pool, ingested: Ingested
+) -> Iterator[Proof]:
     here = {
         rule: [identity for row, identity in found if _holds(rows, row)]
         for rule, found in ingested.broken.items()
     }
-    direct = len(rows) * ingested.direct // max(total, 1)
-    plain = contract.reading["format"] == "text"
-    return list(split_proofs(Rules(contract), name, len(rows), direct, here, plain))
+    marks = pool.facts["marks"][rows]
+    plain, direct = marks & PLAIN > 0, marks & DIRECT > 0
+    return split_proofs(
+        Rules(contract), name, len(rows), int(plain.sum()), int((direct & ~plain).sum()), here
+    )
 
 
 def _holds(rows: NDArray[np.int64], row: int) -> bool:
@@ -177,9 +168,9 @@ def _overlong(ingested: Ingested) -> dict[str, Any]:
     long = ingested.overlong
     return {
         "rows": len(long),
-        "of": sum(ingested.seen),
-        "longest": max((tokens for _, _, tokens in long), default=0),
-        "first": [(place, tokens) for place, _, tokens in long[:_SHOWN]],
+        "of": len(ingested.pool) + len(long),
+        "longest": max((one.tokens for one in long), default=0),
+        "first": [(one.place, one.tokens) for one in long[:_SHOWN]],
     }
 
 
@@ -187,13 +178,12 @@ def _unscorable(task: Task, pool: Pool, side: NDArray[np.int8]) -> dict[str, Any
     """Why evaluate could not score the rows that it will score: known before training, not after it."""
     scored = np.flatnonzero(side == 2)
     scored = scored if len(scored) else np.flatnonzero(side == 1)
-    examples = [pool.example(int(row)) for row in scored]
-    if not examples or examples[0].is_text:
-        return None
-    try:
-        check_golds(task, examples)
-    except RowCheckFailed as error:
-        return {"what": error.what, "where": error.where, "fix": error.fix}
+    scored = scored[pool.facts["marks"][scored] & PLAIN == 0]
+    for start in range(0, len(scored), GOLDS):  # never all of them in memory
+        try:
+            check_golds(task, [pool.example(int(row)) for row in scored[start : start + GOLDS]])
+        except RowCheckFailed as error:
+            return {"what": error.what, "where": error.where, "fix": error.fix}
     return None
 
 

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunesmith import console
 from tunesmith.contract import Contract
 from tunesmith.data.encode import Encoder, Reading, Taken, without_affixes
 from tunesmith.data.formats.examples import BadRow, Manner, format_of, row_examples
 from tunesmith.data.formats.refusals import Refusals
+from tunesmith.data.overlong import Overlong
 from tunesmith.data.pool import Pool, PoolWriter
 from tunesmith.data.proofs import DIRECT
 from tunesmith.data.read.batch import ParsedBatch, RawBatch
@@ -38,12 +42,18 @@ class Ingested:
     """Raw rows of each source."""
     refused: list[Refusals]
     left_out: int = 0
-    overlong: list[tuple[str, str, int]] = field(default_factory=list)
-    """Place, id, tokens."""
+    overlong: list[Overlong] = field(default_factory=list)
     trimmed: list[int] = field(default_factory=list)
     broken: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     """Rule of the contract → rows of the Pool that break it, with their ids."""
-    direct: int = 0
+
+    def renumber(self, kept: NDArray[np.int64]) -> None:
+        """The Pool goes on with these rows only."""
+        number = {int(row): new for new, row in enumerate(kept)} if self.broken else {}
+        self.broken = {
+            rule: [(number[row], identity) for row, identity in found if row in number]
+            for rule, found in self.broken.items()
+        }
 
 
 def ingest(
@@ -68,7 +78,7 @@ def ingest(
                     into.refused[reading.number].add(place, error)
                     _tell(unread, place, "unreadable", str(error))
                 into.refused[reading.number].end_if_alike(into.seen[reading.number])
-                for place, _, tokens in taken.overlong:
+                for place, _, tokens, *_ in taken.overlong:
                     _tell(unread, place, "overlong", f"{tokens} tokens, data.max_length is {data.max_length}")
                 at += len(taken.lines)
                 bar.update(taken.seen)
@@ -123,7 +133,6 @@ def _add(taken: Taken, reading: Reading, at: int, writer: PoolWriter, into: Inge
     into.left_out += taken.left_out
     into.overlong += taken.overlong
     into.trimmed += taken.trimmed
-    into.direct += taken.direct
     for rule, number, identity in taken.broken:
         into.broken.setdefault(rule, []).append((at + number, identity))
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.contract import Contract
-from tunesmith.data.inspect.finding import CHAT, levels
+from tunesmith.data.inspect.finding import levels
 from tunesmith.errors import RowCheckFailed, RowError
 from tunesmith.recipe import Data, Recipe
 
 
 def relevelled(report: Mapping[str, Any], data: Data, contract: Contract) -> dict[str, Any]:
     """The report with this recipe's levels: a preparation may have been made for a recipe with others."""
-    level = levels(data.checks, contract.reading["format"] in CHAT)
     inspection = report["inspection"]
+    level = levels(data.checks, inspection["chat"])
     checks = [check | {"level": level[check["name"]]} for check in inspection["checks"]]
     return {**report, "inspection": {**inspection, "checks": checks}}
 

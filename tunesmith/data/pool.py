@@ -21,7 +21,7 @@ from tunesmith.rows import Growing, Rows, RowWriter, row_line
 
 # id, prompt, answer, document, stratum, text (compared_text): hashes of exact texts; given: the split that the recipe
 # names the row for (0 train, 1 validation, 2 test); source: number of its file; tokens: all, those before the last
-# answer, those learned
+# answer, those learned; marks: PLAIN | DIRECT | SEVERAL
 FACTS = np.dtype(
     [
         ("id", "u8"),
@@ -35,8 +35,11 @@ FACTS = np.dtype(
         ("tokens", "i4"),
         ("prompt_tokens", "i4"),
         ("learned", "i4"),
+        ("marks", "u1"),
     ]
 )
+# marks: plain text; the prompt was encoded by itself as well; more than one stretch is learned
+PLAIN, DIRECT, SEVERAL = 1, 2, 4
 NAME = "rows"
 
 
@@ -69,16 +72,17 @@ def facts_of(
     tokens: int,
     prompt_tokens: int,
     learned: int,
+    marks: int = 0,
 ) -> tuple[int, ...]:
     """A record of FACTS."""
     return (
         hash_text(example.id),
         hash_turns(example.messages if example.is_text else example.prompt),
-        hash_text(example.answer or ""),
+        hash_text(*(one for one in (example.answer or "", example.rejected) if one is not None)),
         hash_text(example.document),
         hash_text(example.slices[stratify]) if stratify and stratify in example.slices else 0,
         hash_text(compared_text(example)),
-        given, source, tokens, prompt_tokens, learned,
+        given, source, tokens, prompt_tokens, learned, marks,
     )  # fmt: skip
 
 

@@ -26,21 +26,25 @@ class Rules:
             else contract.pad_id
         )
 
-    def texts(self, plain: bool = False) -> dict[str, str]:
-        """What each rule says. `plain`: rows of plain text, which have no prompt and no answer."""
-        if plain:
-            return {
-                "bos_count": f"exactly {int(self._bos >= 0)} BOS",
-                "no_pad_learned": "no padding is learned",
-                "all_learned": "every token but BOS is learned",
-            }
-        return {
-            "prompt_is_prefix": "the ids that generation starts from begin the row's ids, none of them learned",
-            "terminator_learned": f"each learned answer ends with a learned {self._contract.terminator}",
-            "bos_count": f"exactly the template's {self._begins} BOS, and never two",
-            "no_pad_learned": "no padding is learned",
-            "some_learned": "more than 0 % and less than 100 % of the tokens are learned",
+    def texts(self, rows: int, plain: int) -> dict[str, tuple[str, int]]:
+        """What each rule says, and for how many of `rows`; `plain` of them are plain text: no prompt, no answer."""
+        begins = [f"exactly the template's {self._begins} BOS"] if plain < rows or not rows else []
+        begins += [f"exactly {int(self._bos >= 0)} BOS before plain text"] if plain else []
+        each = {
+            "prompt_is_prefix": (
+                "the ids that generation starts from begin the row's ids, none of them learned",
+                rows - plain,
+            ),
+            "terminator_learned": (
+                f"each learned answer ends with a learned {self._contract.terminator}",
+                rows - plain,
+            ),
+            "bos_count": (f"{' and '.join(begins)}, never two", rows),
+            "no_pad_learned": ("no padding is learned", rows),
+            "some_learned": ("more than 0 % and less than 100 % of the tokens are learned", rows - plain),
+            "all_learned": ("every token but BOS is learned", plain),
         }
+        return {name: told for name, told in each.items() if told[1] or (not rows and name != "all_learned")}
 
     def broken(self, example: Example, encoded: Encoded, direct: bool = True) -> Iterator[str]:
         """Names of the rules that a row breaks. `direct`: its prompt is rendered and encoded again by itself."""
@@ -76,23 +80,24 @@ def contract_proofs(contract: Contract, split: str, pairs: Sequence[Pair]) -> It
     for example, encoded in pairs:
         for rule in rules.broken(example, encoded):
             broken.setdefault(rule, []).append(example.id)
-    plain = bool(pairs) and pairs[0][0].is_text
-    yield from split_proofs(rules, split, len(pairs), len(pairs), broken, plain)
+    yield from split_proofs(
+        rules, split, len(pairs), sum(one.is_text for one, _ in pairs), len(pairs), broken
+    )
 
 
 def split_proofs(
-    rules: Rules, split: str, rows: int, direct: int, broken: Mapping[str, Sequence[str]], plain: bool = False
+    rules: Rules, split: str, rows: int, plain: int, direct: int, broken: Mapping[str, Sequence[str]]
 ) -> Iterator[Proof]:
-    """The proofs from the ids of the rows that broke each rule. `direct`: rows whose prompt was encoded by itself."""
-    for name, rule in rules.texts(plain).items():
+    """The proofs from the ids of the rows that broke each rule.
+
+    `plain`: rows of plain text; `direct`: rows whose prompt was encoded by itself.
+    """
+    for name, (rule, of) in rules.texts(rows, plain).items():
         ids = broken.get(name, [])
         named = f"; first: {', '.join(ids[:3])}" if ids else ""
-        part = (
-            f", {direct} of them by encoding the prompt by itself"
-            if name == "prompt_is_prefix" and direct < rows
-            else ""
-        )
-        yield Proof(f"{name}_{split}", not ids, len(ids), 0, f"{rule} ({rows} rows{part}){named}")
+        by_itself = name == "prompt_is_prefix" and direct < of
+        part = f", {direct} of them by encoding the prompt by itself" if by_itself else ""
+        yield Proof(f"{name}_{split}", not ids, len(ids), 0, f"{rule} ({of} rows{part}){named}")
 
 
 def _is_prefix(contract: Contract, example: Example, encoded: Encoded) -> bool:

@@ -143,10 +143,10 @@ def row_examples(row: Row, place: str, manner: Manner) -> list[Example]:
     # null is no name: rows without one are not all the same row, or of one document
     given = view.get("id")
     identity = place if given is None or given == "" else str(given)
-    document = identity
+    document = place  # not the id: files may number their rows alike
     if manner.group:
         value = _named(row, manner.group, "data.split.group")
-        document = identity if value is None or value == "" else str(value)
+        document = place if value is None or value == "" else str(value)
     else:
         for key in ("document", "doc_id"):
             value = view.get(key)

@@ -86,18 +86,18 @@ class ShapeChecker:
         self._norms = norms
         self._checker = SchemaChecker(schema) if schema is not None else None
         self._by_shape = schema is None or _shape_alone(schema)
-        self._memory: dict[Shape, str | None] = {}
+        self._fits: dict[Shape, bool] = {}
 
     def problem(self, value: Mapping[str, Any]) -> str | None:
         """The first thing that is wrong with the answer's shape."""
         if not self._by_shape:
             return self._validate(value)
         shape = shape_of(value)
-        if shape in self._memory:
-            return self._memory[shape]
+        if self._fits.get(shape):
+            return None
         found = self._validate(value) if self._checker else self._norms.problem(shape)
-        if len(self._memory) < _MEMORY:
-            self._memory[shape] = found
+        if found is None and len(self._fits) < _MEMORY:
+            self._fits[shape] = True  # what is wrong names the row's own value: never from another row
         return found
 
     def _validate(self, value: Mapping[str, Any]) -> str | None:

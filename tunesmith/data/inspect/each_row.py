@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.prompt_shape import end_kind
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import script_letters, strays
-from tunesmith.data.inspect.tally import LONGEST, Tally
+from tunesmith.data.inspect.tally import Tally
 from tunesmith.data.pool import Pool, hash_text
 from tunesmith.tasks.protocol import Parsed
 
@@ -103,7 +104,7 @@ def grounding(row: RowView, desk: Desk) -> list[str]:
     fields = values_of(row)
     if not fields:
         return []
-    before, found = None, list[str]()
+    seen, found = set[str](), list[str]()
     tallies, ground_in, limits, there = (
         desk.tally.fields,
         desk.grounder.ground,
@@ -114,9 +115,9 @@ def grounding(row: RowView, desk: Desk) -> list[str]:
         count = tallies.get(name) or desk.tally.field(name)
         if count is None:
             continue
-        if name != before:  # elements of a list stand behind one another
+        if name not in seen:  # a list has several values
             count.rows += 1
-            before = name
+            seen.add(name)
         if text is None:
             count.null += 1
             continue
@@ -130,7 +131,7 @@ def grounding(row: RowView, desk: Desk) -> list[str]:
         elif not ground.found:
             count.nothing += 1
         if name:
-            count.texts[text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"] += 1
+            count.take(text)
         if name in limits and ground.found < ground.words:
             detail = desk.norms.grounding.finding(name, text, ground)
             if detail:
@@ -229,16 +230,27 @@ def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> Looked:
     """One range of rows."""
     desk.tally = Tally()
     found: list[tuple[str, int, str]] = []
-    folded = np.zeros(stop - start, np.uint64)
+    folded = np.zeros((2, stop - start), np.uint64)
     sampled = set(job.sampled[slice(*np.searchsorted(job.sampled, (start, stop)))].tolist())
     for number, example in enumerate(pool.examples(start, stop), start):
         row = RowView(number, example, job.parse, number in sampled)
-        folded[number - start] = hash_text(" ".join(row.prompt.lower().split()))
+        folded[:, number - start] = hash_text(_folded(row.prompt)), hash_text(_meaning(row))
         _kinds(row, desk.tally)
         for check, detector in DETECTORS.items():
             found += [(check, number, detail) for detail in detector(row, desk)]
     desk.tally.close()
     return Looked(desk.tally, found, folded)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _meaning(row: RowView) -> str:
+    """The answer, spaces and the writing of JSON aside."""
+    if row.fields is not None and row.parsed is not None:
+        return json.dumps(row.parsed.value, sort_keys=True)
+    return " ".join((row.answer or "").split())
 
 
 def _kinds(row: RowView, tally: Tally) -> None:

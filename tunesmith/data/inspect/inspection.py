@@ -6,7 +6,7 @@ persons, a row is only ever compared with the habits of the training rows around
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from tunesmith.data.inspect.report import (
     scripts_report,
 )
 from tunesmith.data.inspect.tally import Tally
+from tunesmith.data.overlong import Overlong
 from tunesmith.data.pool import Pool, compared_text
 from tunesmith.recipe import Data
 from tunesmith.tasks.extraction import ExtractionTask
@@ -57,32 +58,35 @@ def inspect(
     schema: Mapping[str, Any] | None,
     workers: int = 1,
     row_format: str | None = None,
+    longer: Sequence[Overlong] = (),
 ) -> Inspection:
     """Looks at every row of the pool.
 
     side: 0 train, 1 validation, 2 test [rows]; pairs: near-duplicate rows [m, 2], Jaccard ≥ 0.8; similarity:
     theirs [m].
     schema: data.schema, or None to infer the shape. row_format: the rows' format where data.format is auto.
+    longer: rows over data.max_length, which are not in the pool.
     A check whose level is ignore is counted nowhere. Twice the same rows give the same report, whatever `workers` is.
     """
     found = Findings(pool)
-    checks = levels(data.checks, (row_format or data.format) in CHAT)
+    chat = (row_format or data.format) in CHAT
+    checks = levels(data.checks, chat)
     # the same reading as the extraction task's, without its schema: ShapeChecker remembers shapes
     parse = read_object if type(task) is ExtractionTask else task.parse
     rows = sample(side)
     norms = learn(read_sample(pool, rows, parse))
     tally = Tally()
     job = Job(pool.folder, norms, parse, schema, rows)
-    folded = np.zeros(len(pool), np.uint64)
+    folded = np.zeros((2, len(pool)), np.uint64)
     done = 0
     for looked in look_at_all(pool, job, workers):
         tally.add(looked.tally)
         found.add(one for one in looked.found if checks[one[0]] != "ignore")
-        folded[done : done + len(looked.folded)] = looked.folded
-        done += len(looked.folded)
-    if tally.counts["pair", "rows"] and data.checks.phi == "auto":
-        checks["phi"] = "error"
-    given = Facts(pool.facts, side, pairs, similarity, folded)
+        folded[:, done : done + looked.folded.shape[1]] = looked.folded
+        done += looked.folded.shape[1]
+    chat = chat or bool(tally.counts["pair", "rows"])
+    checks = levels(data.checks, chat)
+    given = Facts(pool.facts, side, pairs, similarity, *folded)
     leaked = _leaks(pool, given, found, checks)
     repeated = repeats(given)
     for check, finder in REPEATS.items():
@@ -92,9 +96,10 @@ def inspect(
         if checks[check] != "ignore":
             found.relate(check, related)
     report = {
+        "chat": chat,
         "checks": _checks(pool, side, found, checks, tally),
         "lengths": lengths(pool.facts, side),
-        "limits": limits(pool.facts, data.max_length),
+        "limits": limits(pool, longer, data.max_length),
         "leaks": leaked,
         "parse": parse_report(tally),
         "schema": schema_report(tally, schema is None),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.inspect.relations import SIDES
+from tunesmith.data.overlong import LIMITS, Overlong
+from tunesmith.data.pool import SEVERAL, Pool
 
 _BINS = 40
 
@@ -32,24 +35,33 @@ def lengths(facts: NDArray[np.void], side: NDArray[np.int8]) -> dict[str, Any]:
     return found
 
 
-def limits(facts: NDArray[np.void], max_length: int) -> list[dict[str, Any]]:
+def limits(pool: Pool, longer: Sequence[Overlong], max_length: int) -> list[dict[str, Any]]:
     """What cutting at the right would lose, for powers of two from 512 and for the recipe's own limit.
+
+    `longer`: rows over the recipe's limit, which are not in the pool.
 
     over: rows that are longer. cue_cut: the prompt itself loses its end. answer_lost: nothing of the answer is left.
     answer_cut: the answer loses its end, and the model never learns to stop. answer_tokens_share: learned tokens lost.
     """
-    if not len(facts):
+    facts = pool.facts
+    if not len(facts) and not longer:
         return []
     tokens, before, learned = (
-        facts[name].astype(np.int64) for name in ("tokens", "prompt_tokens", "learned")
+        np.concatenate([facts[name], np.array([getattr(one, name) for one in longer], np.int64)]).astype(
+            np.int64
+        )
+        for name in ("tokens", "prompt_tokens", "learned")
     )
-    sizes = [512]
-    while sizes[-1] < tokens.max() and sizes[-1] < 1 << 17:
-        sizes.append(2 * sizes[-1])
+    known = (*LIMITS, max_length)
+    sizes = [limit for limit in LIMITS if limit <= LIMITS[0] or limit < 2 * tokens.max()]
+    several = np.flatnonzero(facts["marks"] & SEVERAL)
     found = []
     for limit in sorted({*sizes, max_length}):
         over = tokens > limit
-        lost = np.minimum(learned, np.maximum(tokens - limit, 0)).sum()
+        gone = np.clip(before + learned - limit, 0, learned)[: len(facts)]
+        for row in several[over[several]]:  # what is learned before the last answer is not behind the limit
+            gone[row] = pool.rows.learned(int(row))[limit:].sum()
+        lost = int(gone.sum()) + sum(one.beyond[known.index(limit)] for one in longer)
         found.append(
             {
                 "limit": limit,
@@ -58,7 +70,7 @@ def limits(facts: NDArray[np.void], max_length: int) -> list[dict[str, Any]]:
                 "answer_lost": int((over & (before >= limit)).sum()),
                 "cue_cut": int((before > limit).sum()),
                 "answer_cut": int((over & (before < limit)).sum()),
-                "answer_tokens_share": float(lost / learned.sum()) if learned.sum() else 0.0,
+                "answer_tokens_share": lost / int(learned.sum()) if learned.sum() else 0.0,
             }
         )
     return found

@@ -81,12 +81,17 @@ class PromptNorms:
         bodies = [_without(row.ending, cues) for row in rows]
         each = [end_kind(body) for body in bodies]
         kinds = Counter(each)
+        step = max(1, len(rows) // 2000)
+        counts, frequent = _frequent(rows[::step])
         usual = frozenset(
             kind
             for kind, times in kinds.items()
             if times >= (USUAL_COLON if kind == "colon" else USUAL_END) * len(rows)
         )
-        if kinds["word"] <= BROKEN_MOST * len(rows) and _broken(rows, bodies, each) >= BROKEN:
+        if (
+            kinds["word"] <= BROKEN_MOST * len(rows)
+            and _broken(counts, frequent, bodies[::step], each[::step]) >= BROKEN
+        ):
             usual -= {"word"}
         kinds_of_length = zip(
             *(_lengths(row, body) for row, body in zip(rows, bodies, strict=True)), strict=True
@@ -94,7 +99,7 @@ class PromptNorms:
         endings = [row.ending for row in rows]
         spikes = frozenset(length for lengths in kinds_of_length for length in _spikes(lengths, endings))
         spaced = sum(row.length > len(row.ending) for row in rows) >= USUAL_SPACE * len(rows)
-        return cls(cues, usual, _hanging(rows, bodies), spikes, spaced, _forms(bodies, each))
+        return cls(cues, usual, _hanging(frequent, bodies), spikes, spaced, _forms(bodies, each))
 
     def cue(self, row: RowView) -> str | None:
         """The cue that the prompt ends with."""
@@ -195,35 +200,30 @@ def _spikes(lengths: Sequence[int], texts: Sequence[str]) -> set[int]:
     return found
 
 
-def _broken(rows: Sequence[RowView], bodies: Sequence[str], kinds: Sequence[str]) -> float:
+def _frequent(rows: Sequence[RowView]) -> tuple[Counter[str], set[str]]:
+    """How many prompts have a word; the words that most of them have."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(row.asked_set)
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:_FREQUENT_WORDS]
+    return counts, {word for word, times in ranked if times >= 0.1 * len(rows)}
+
+
+def _broken(counts: Counter[str], frequent: set[str], bodies: Sequence[str], kinds: Sequence[str]) -> float:
     """Of prompts that end with a word: the share that end with a small word, or one that no other prompt has.
 
     A text that is cut ends anywhere: in the middle of a word, or with "the" as often as texts say it.
     """
-    step = max(1, len(rows) // 2000)
-    counts: Counter[str] = Counter()
-    for row in rows[::step]:
-        counts.update(row.asked_set)
-    frequent = {
-        word for word, times in counts.most_common(_FREQUENT_WORDS) if times >= 0.1 * len(rows[::step])
-    }
-    ends = [
-        _last_word(body) for body, kind in zip(bodies[::step], kinds[::step], strict=True) if kind == "word"
-    ]
+    ends = [_last_word(body) for body, kind in zip(bodies, kinds, strict=True) if kind == "word"]
     broken = [word for word in ends if word in frequent or counts[word] <= 1]
     return len(broken) / len(ends) if len(ends) >= 5 else 0.0
 
 
-def _hanging(rows: Sequence[RowView], bodies: Sequence[str]) -> frozenset[str]:
-    if len(rows) < 10 * LEAST:
+def _hanging(frequent: set[str], bodies: Sequence[str]) -> frozenset[str]:
+    if len(bodies) < 10 * LEAST:
         return frozenset()
-    counts: Counter[str] = Counter()
-    for row in rows[:: max(1, len(rows) // 2000)]:
-        counts.update(row.asked_set)
-    seen = sum(1 for _ in rows[:: max(1, len(rows) // 2000)])
     ends = Counter(_last_word(body) for body in bodies if end_kind(body) == "word")
-    frequent = [word for word, times in counts.most_common(_FREQUENT_WORDS) if times >= 0.1 * seen]
-    return frozenset(word for word in frequent if ends[word] < 0.005 * len(rows))
+    return frozenset(word for word in frequent if ends[word] < 0.005 * len(bodies))
 
 
 def _forms(bodies: Sequence[str], kinds: Sequence[str]) -> frozenset[str]:

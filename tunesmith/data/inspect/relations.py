@@ -44,6 +44,8 @@ class Facts(NamedTuple):
     """Of each pair."""
     folded: NDArray[np.uint64]
     """Of each row a hash of its prompt, case and spaces aside."""
+    meanings: NDArray[np.uint64]
+    """Of each row a hash of its answer, spaces and the writing of JSON aside."""
 
 
 def exact_leak(given: Facts, held: int, other: int) -> Leak:
@@ -118,7 +120,7 @@ def near_duplicate(given: Facts) -> Related:
 
 def contradiction(given: Facts) -> Related:
     """The same prompt, case and spaces aside, with another answer; on whatever side."""
-    prompts, answers = given.folded, given.facts["answer"]
+    prompts, answers = given.folded, given.meanings
     order = np.lexsort((answers, prompts))
     sorted_prompts, sorted_answers = prompts[order], answers[order]
     new = np.ones(len(order), bool)
@@ -164,7 +166,7 @@ def shared_answers(given: Facts, held: int, other: int) -> int:
 def repeats(given: Facts) -> dict[str, Any]:
     """How often prompts come again, all sides together: to the letter, and `folded`: case and spaces aside."""
     answers = given.facts["answer"]
-    exact, folded = _repeats(given.facts["prompt"], answers), _repeats(given.folded, answers)
+    exact, folded = _repeats(given.facts["prompt"], answers), _repeats(given.folded, given.meanings)
     return {**exact, "folded": folded}
 
 

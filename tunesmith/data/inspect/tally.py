@@ -32,13 +32,22 @@ class FieldTally:
     texts: Counter[str] = field(default_factory=Counter)
     separators: Counter[str] = field(default_factory=Counter)
     forgotten: bool = False
-    """Whether rare texts were let go of."""
+    """Whether rare texts were let go of, or the ends of long ones: more may differ than are counted."""
+
+    def take(self, text: str) -> None:
+        """Counts a value; a long one is kept by its beginning."""
+        if len(text) > LONGEST:
+            self.separators.update(separator for separator in SEPARATORS if separator in text)
+            text = text[: LONGEST - 1] + "…"
+            self.forgotten = True
+        self.texts[text] += 1
 
     def add(self, other: FieldTally) -> None:
         """Takes another range's."""
         for one in fields(self)[:8]:
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
         self.texts.update(other.texts)
+        self.forgotten |= other.forgotten
         self.separators.update(other.separators)
         if len(self.texts) > MOST_VALUES:
             self.forgotten = True
@@ -67,6 +76,8 @@ class Tally:
         """At the end of a range: separators are counted once for each distinct value."""
         for one in self.fields.values():
             for text, times in one.texts.items():
+                if len(text) == LONGEST and text.endswith("…"):
+                    continue
                 for separator in SEPARATORS:
                     if separator in text:
                         one.separators[separator] += times

@@ -57,7 +57,7 @@ def find_processor(name: str) -> Callable[[Row], Any]:
 def _filled(one: Example, identity: str, row: Row, place: str, manner: Manner) -> Example:
     turns = _checked(one, manner)
     identity = one.id or identity
-    document = one.document or identity
+    document = one.document or place  # all that was made of one row stays together
     slices = dict(one.slices)
     if manner.group and manner.group != "document":
         value = _value(row, one, manner.group, "data.split.group")
