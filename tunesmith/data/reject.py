@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from tunesmith import console
-from tunesmith.data.read.batch import LinesBatch, RawBatch, json_row
+from tunesmith.data.read.batch import LinesBatch, ParsedBatch, RawBatch, json_row
 from tunesmith.data.read.files import read_batches
 from tunesmith.data.read.plain_text import ParagraphsBatch
 from tunesmith.data.read.pubtator import DocumentsBatch
+from tunesmith.data.read.tables import CellsBatch
 from tunesmith.data.row import Row
 from tunesmith.data.sources import SPLITS, STARTER, SourceFile, resolve_sources
 from tunesmith.errors import AccessError, RowError
@@ -110,6 +111,10 @@ def _rows(batch: RawBatch) -> Iterator[tuple[str, Row | str, bytes]]:
         texts = dict(batch.paragraphs)
     elif isinstance(batch, DocumentsBatch):
         texts = dict(batch.documents)
+    elif isinstance(batch, CellsBatch):
+        texts = batch.broken
+    elif isinstance(batch, ParsedBatch):
+        texts = {number: _json(item) for number, item in batch.parsed if not isinstance(item, dict)}
     for place, row in batch.rows():
         raw = texts.get(int(place.rpartition(":")[2]), b"") if isinstance(row, str) else _line(row, place)
         yield place, row, raw

@@ -162,13 +162,18 @@ def _items(window: _Window) -> Iterator[Any]:
         return
     window.take("[", "an array of objects")
     if window.peek() == "]":
-        return
-    while True:
-        yield window.value()
-        if window.take(",]", "a comma or the array's end") == "]":
-            break
-        if window.peek() == "]":
-            window.refuse("a comma before the array's end")
+        window.take("]", "the array's end")
+    else:
+        while True:
+            yield window.value()
+            if window.take(",]", "a comma or the array's end") == "]":
+                break
+            if window.peek() == "]":
+                window.refuse("a comma before the array's end")
+    if opening == "{":
+        _leave_data(window)
+    if found := window.peek():
+        window.refuse(f"nothing may follow the rows, but there is {found!r}")
 
 
 def _enter_data(window: _Window) -> None:
@@ -189,3 +194,14 @@ def _enter_data(window: _Window) -> None:
         where=window.name,
         fix="write an array of objects, or one object a line (.jsonl)",
     )
+
+
+def _leave_data(window: _Window) -> None:
+    """Steps over what stands behind the array under `data`; rows that would be lost there are refused."""
+    while window.take(",}", "a comma or the object's end") == ",":
+        if window.peek() != '"':
+            window.refuse("a key is expected")
+        if window.value() == "data":
+            window.refuse("there is a second 'data'")
+        window.take(":", "a colon")
+        window.value()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from tunesmith.data.read.batch import Placed, RawBatch
+from tunesmith.data.read.table_lines import TableLines
 from tunesmith.errors import RowError
 
 LONGEST = 1 << 27  # characters of a cell; the csv module's own limit of 131,072 is below a long record
@@ -21,19 +22,14 @@ class CellsBatch:
     columns: list[str]
     cells: list[tuple[int, list[str] | str]]
     """Number of the row's first line, and its cells or what is wrong with it."""
+    broken: dict[int, bytes]
+    """The lines of rows that can't be read, by that number."""
 
     def rows(self) -> Iterator[Placed]:
         """Every cell is text; an empty one is empty text."""
         for number, cells in self.cells:
-            if isinstance(cells, str):
-                yield f"{self.name}:{number}", cells
-            elif len(cells) != len(self.columns):
-                yield (
-                    f"{self.name}:{number}",
-                    f"{len(cells)} cells, but there are {len(self.columns)} columns",
-                )
-            else:
-                yield f"{self.name}:{number}", dict(zip(self.columns, cells, strict=True))
+            good = not isinstance(cells, str)
+            yield f"{self.name}:{number}", dict(zip(self.columns, cells, strict=True)) if good else cells
 
 
 def read_csv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
@@ -52,57 +48,44 @@ def read_tsv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
 
 
 def _read(file: IO[bytes], name: str, size: int, delimiter: str) -> Iterator[RawBatch]:
-    lines = _Lines(file)
+    lines = TableLines(file)
     if csv.field_size_limit() < LONGEST:
         csv.field_size_limit(LONGEST)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[str] | None = None
+    columns: list[str] = []
     some: list[tuple[int, list[str] | str]] = []
+    broken: dict[int, bytes] = {}
     while True:
         before = lines.number + 1
+        lines.held.clear()
         try:
             row: list[str] | str = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
             row = _told(error, lines.number - before + 1)
+            if columns:
+                lines.go_on(delimiter, len(columns))
         if lines.torn:
             row = f"not UTF-8 (line {lines.torn}); save the file as UTF-8"
             lines.torn = 0
-        if not row or (len(row) == 1 and row[0].isspace() and len(columns or ()) != 1):  # a blank line
+        if not row or (len(row) == 1 and row[0].isspace() and len(columns) != 1):  # a blank line
             continue
-        if columns is None:
+        if not columns:
             if isinstance(row, str):
                 raise RowError(f"the column names of {name} can't be read: {row}", where=f"{name}:{before}")
             columns = _columns(row, f"{name}:{before}", delimiter)
             continue
+        if len(row) != len(columns) and not isinstance(row, str):
+            row = f"{len(row)} cells, but there are {len(columns)} columns"
+        if isinstance(row, str):
+            broken[before] = b"".join(lines.held)
         some.append((before, row))
         if len(some) == size:
-            yield CellsBatch(name, columns, some)
-            some = []
-    if some and columns is not None:
-        yield CellsBatch(name, columns, some)
-
-
-class _Lines:
-    """Lines as text, split on b"\\n" alone; remembers which one is not UTF-8."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.number = 0
-        self.torn = 0
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._file)
-        self.number += 1
-        try:
-            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            self.torn = self.torn or self.number
-            return line.decode("utf-8", "replace")  # the row is refused; the lines after it are still read
+            yield CellsBatch(name, columns, some, broken)
+            some, broken = [], {}
+    if some:
+        yield CellsBatch(name, columns, some, broken)
 
 
 def _columns(names: list[str], place: str, delimiter: str) -> list[str]:
