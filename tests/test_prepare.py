@@ -268,7 +268,7 @@ def test_rows_that_a_weight_leaves_out_are_nowhere(tmp_path: Path) -> None:
 
 def test_limits_count_the_rows_that_are_too_long(tmp_path: Path) -> None:
     long = [
-        {"prompt": f"row {i} " + "word " * (400 if i % 2 else 20), "completion": f"yes {i}"}
+        {"prompt": f"row {i} " + "word " * (250 if i % 2 else 20), "completion": f"yes {i}"}
         for i in range(40)
     ]
     made = prepared(tmp_path, train=write(tmp_path / "train.jsonl", long), max_length=512, overlong="drop")
