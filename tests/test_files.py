@@ -303,6 +303,10 @@ OPEN, AFTER = "a quote is opened here and never closed", "a quoted cell goes on 
         ('"5" tall","one\ntwo, end"\n"p","q\nr"\n', [(2, AFTER), (4, "p", "q\nr")]),
         ('3,"one\ntwo, two\nend" more,x\n4,5\n', [(2, AFTER), (5, "4", "5")]),
         ('"9" 9,x\n"8" 8,x\n4,5\n', [(2, AFTER), (3, AFTER), (4, "4", "5")]),
+        # two broken rows near each other: what stands between them may be a part of either
+        ('3,"x\n4,5\n"he "said" so","one\ntwo, end"\n6,7\n', [(2, AFTER), (6, "6", "7")]),
+        ('"a "b" c","one\nmid, mid\nend "of" it"\n"p","q\nr"\n', [(2, AFTER), (5, "p", "q\nr")]),
+        ('"a "b" c","one\nmid, mid\n"\n6,7\n', [(2, AFTER), (5, "6", "7")]),
         # what stands before the next rows that are certain is none
         ('"5" x","one\ntwo, two\nthree\n1,1\n2,2\n3,3\n4,4\n5,5\n',
          [(2, AFTER), *((i + 4, str(i), str(i)) for i in range(1, 6))]),

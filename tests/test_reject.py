@@ -180,17 +180,18 @@ def test_other_kinds_of_files_become_lines_of_the_same_rows(tmp_path, kind):
 
 def test_bad_rows_of_tables_and_arrays_keep_their_text(tmp_path):
     table = tmp_path / "rows.csv"
-    lines = ["prompt,completion", "1,2", '3,"x', "4,5", '"he said "no" then","one', 'two, end"', "6", "7,8"]
+    fine = ["4,5"] * 5
+    lines = ["prompt,completion", "1,2", '3,"x', *fine, '"he said "no" then","one', 'two, end"', "6", "7,8"]
     table.write_text("\n".join(lines) + "\n")
     made = set_aside(Data(train=str(table)), NONE, tmp_path / "bad.jsonl")
-    assert (made["rows"], made["kept"], made["rejected"]) == (6, 3, 3)
+    assert (made["rows"], made["kept"], made["rejected"]) == (10, 7, 3)
     assert [(one["source"], one["row"]) for one in aside(tmp_path / "bad.jsonl")] == [
         ("rows.csv:3", '3,"x'),
-        ("rows.csv:5", '"he said "no" then","one\ntwo, end"'),
-        ("rows.csv:7", "6"),
+        ("rows.csv:9", '"he said "no" then","one\ntwo, end"'),
+        ("rows.csv:11", "6"),
     ]
     kept = [row for _, row in read_rows(tmp_path / "rows.kept.jsonl")]
-    assert [list(row.values()) for row in kept] == [["1", "2"], ["4", "5"], ["7", "8"]]
+    assert [list(row.values()) for row in kept] == [["1", "2"], *[["4", "5"]] * 5, ["7", "8"]]
     array = tmp_path / "array.json"
     array.write_text(json.dumps([GOOD[0], 3, ["ಕ", None], None, "\ud800", GOOD[1]]))
     set_aside(Data(train=str(array)), NONE, tmp_path / "bad2.jsonl")

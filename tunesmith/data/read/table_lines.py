@@ -58,27 +58,33 @@ class TableLines:
 def broken_lines(lines: Sequence[bytes], delimiter: str, columns: int) -> int:
     """How many of the lines belong to the broken row that begins with the first of them.
 
-    A line with an odd number of quotes opens a cell or closes one. Where the next such line closes, the lines up to it
-    are the broken row's. Where it opens a cell of a row of its own, or no such line comes, only the first line is. So
-    are SOUND lines in a row that are rows by themselves: what stands before them is the broken row's.
+    A line with an odd number of quotes opens a cell, or closes one: then it is the broken row's last. One that does
+    neither is broken too, and all before it. SOUND lines in a row that are rows by themselves end it for certain.
     """
-    whole, opens = _forms(delimiter, columns)
-    sound = 0
+    whole, opens, closes = _forms(delimiter, columns)
+    broken, sound = 1, 0
     for number, line in enumerate(lines[1:], 1):
         if line.count(b'"') % 2:
-            return 1 if opens.fullmatch(line) else number + 1
+            if opens.fullmatch(line) and line.strip() != b'"':
+                return broken
+            broken, sound = number + 1, 0
+            if closes.fullmatch(line):
+                return broken
+            continue
         sound = sound + 1 if whole.fullmatch(line) else 0
         if sound == SOUND:
             return number + 1 - SOUND
-    return 1
+    return broken
 
 
-def _forms(delimiter: str, columns: int) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """A line that is a row with all its columns; one whose last cell is opened and not closed."""
+def _forms(delimiter: str, columns: int) -> tuple[re.Pattern[bytes], ...]:
+    """A line that is a row with all its columns; one whose last cell is opened; one that closes a cell."""
     mark = re.escape(delimiter.encode())
-    text = rb'"(?:[^"]++|"")*+'
-    cell = rb'(?:%b"|[^"\r\n%b]*+)' % (text, mark)
+    inside = rb'(?:[^"]++|"")*+'
+    cell = rb'(?:"%b"|[^"\r\n%b]*+)' % (inside, mark)
     whole = rb"%b(?:%b%b){%d}\r?\n?" % (cell, mark, cell, columns - 1)
     if columns == 1:
-        whole = rb'%b"\r?\n?' % text  # any line of a text would do
-    return re.compile(whole), re.compile(rb"(?:%b%b)*+%b" % (cell, mark, text))
+        whole = rb'"%b"\r?\n?' % inside  # any line of a text would do
+    opens = rb'(?:%b%b)*+"%b' % (cell, mark, inside)
+    closes = rb'%b"(?:%b%b)*+\r?\n?' % (inside, mark, cell)
+    return re.compile(whole), re.compile(opens), re.compile(closes)
