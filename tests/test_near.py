@@ -268,7 +268,58 @@ def test_boilerplate_that_all_rows_share_is_bounded_and_said(capsys: pytest.Capt
     texts.append(" ".join(twin))
     pairs, _ = near_pairs(signatures(texts), texts.__getitem__)
     assert pairs.tolist() == [[7, 4000]]
-    assert "compared with some of those only" in capsys.readouterr().err
+    assert "compared only with the few that look most like them" in capsys.readouterr().err
+
+
+def form(own: list[str]) -> str:
+    """A form of 160 words, filled in at three places."""
+    third = len(own) // 3
+    parts = [f"form{at}" for at in range(160)]
+    for at, start in ((40, 0), (80, third), (120, 2 * third)):
+        parts[at] += " " + " ".join(own[start : start + third])
+    return " ".join(parts)
+
+
+def found_in_forms(own: int, changes: int) -> tuple[int, int]:
+    """Of 100 pairs planted among 1,000 rows of one form: those that hang together, and those as near as 0.8."""
+    source = random.Random(own)
+    answers = [words(source, own) for _ in range(1000)]
+    texts = [form(one) for one in answers]
+    for row in range(100):
+        again = list(answers[row])
+        for at in source.sample(range(own), changes):
+            again[at] = "changed"
+        texts.append(form(again))
+    near = [row for row in range(100) if jaccard(texts[row], texts[1000 + row]) >= 0.8]
+    pairs, alike = near_pairs(signatures(texts), texts.__getitem__)
+    assert len(alike) and alike.min() >= 0.8
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(texts), len(texts)))
+    label = connected_components(graph, directed=False)[1]
+    return sum(label[row] == label[1000 + row] for row in near), len(near)
+
+
+@pytest.mark.parametrize(("own", "changes"), [(24, 7), (27, 7)])
+def test_near_rows_among_rows_of_one_form_are_found(
+    own: int, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, near = found_in_forms(own, changes)
+    assert near >= 95 and found >= 0.99 * near
+    nothing = np.zeros(0, np.uint64)
+    monkeypatch.setattr(bands.Bands, "of_crowd", lambda self, crowded: nothing)  # the mutant
+    found, near = found_in_forms(own, changes)
+    assert found < 0.95 * near
+
+
+def test_a_group_among_rows_of_one_form_hangs_together() -> None:
+    source = random.Random(2)
+    texts = [form(words(source, 36)) for _ in range(1000)]
+    one = texts[0].split()
+    for row in range(60):  # more than CROWD
+        one[60 + row] = f"other{row}"
+        texts.append(" ".join(one))
+        one = texts[0].split()
+    pairs, _ = near_pairs(signatures(texts), texts.__getitem__)
+    assert clusters(pairs, len(texts)) == [61]
 
 
 def test_signatures_in_a_file_give_the_same_pairs(tmp_path: Path) -> None:
