@@ -102,9 +102,9 @@ def _replaced(value, names):
 
 def test_a_page_without_escaping_would_be_seen(monkeypatch):
     """The mutant: sections that write text as it is."""
-    from tunesmith.data.shown import page, page_texts
+    from tunesmith.data import shown
 
-    for module in (page, page_texts):
+    for module in (shown.page, shown.page_texts):
         with monkeypatch.context() as patch:
             patch.setattr(module, "escape", str)
             with pytest.raises(AssertionError):

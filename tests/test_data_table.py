@@ -38,7 +38,7 @@ def test_every_check_is_somewhere_and_errors_come_first():
 
 
 def test_errors_say_what_to_type():
-    text = "\n".join(lines("cancer", recipe="my recipe.yaml"))
+    text = "\n".join(lines("cancer", recipe="'my recipe.yaml'"))
     assert "3 checks stop the run: exact_leak, empty_answer, schema. 4 checks warn." in text
     assert "tunesmith check 'my recipe.yaml' --reject-to rejected.jsonl" in text
     passed = text.partition("or let them pass")[2].split()

@@ -35,7 +35,7 @@ def rows(count: int, **more: object) -> list[dict[str, object]]:
 def prepared(folder: Path, **data: object) -> Prepared:
     recipe = Recipe.model_validate({"name": "one", "model": MODEL, "data": data})
     made = build(recipe, resolve(recipe.model), folder / ".rows")
-    verdict(recipe, made.report)
+    verdict(recipe, made.report, made.folder / "findings.jsonl")
     return made
 
 

@@ -101,7 +101,8 @@ def _reading(ingested: Ingested, sources: Sequence[SourceFile]) -> dict[str, Any
 
 def _nothing_left(recipe: Recipe, ingested: Ingested, sources: Sequence[SourceFile]) -> NoReturn:
     """Raises what is wrong with the rows: there is none to look at."""
-    verdict(recipe, _reading(ingested, sources) | {"inspection": {"checks": []}, "splits": {}})
+    told = _reading(ingested, sources) | {"inspection": {"checks": []}, "splits": {}}
+    verdict(recipe, told, ingested.pool.folder)
     fix = "mend the processor" if ingested.left_out else "raise data.max_length"
     raise RowError("no rows are left", where="data.train", fix=fix)
 

@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, run: Run) -> None:
     prepared.write_page(recipe, run.data / "report.html")
     for name in SPLITS:
         remove_rows(run.data, name)
-    verdict(recipe, prepared.report)
+    verdict(recipe, prepared.report, run.data / "findings.jsonl")
     for proof in prepared.proofs():
         run.prove(proof)
     for name in prepared.splits:

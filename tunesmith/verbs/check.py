@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
 _GOLDS = 20_000
 
 
-def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None = None) -> dict[str, Any]:
-    """Prints what a run would do with this recipe; raises what a run would raise before training.
+def check(
+    recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None = None, typed: str = "RECIPE"
+) -> dict[str, Any]:
+    """Prints what a run would do with this recipe, typed as `typed`; raises what a run would raise.
 
     Prepared rows are kept in `runs_dir` for the run. With `reject_to` bad rows are set aside there instead.
     """
@@ -37,25 +41,23 @@ def check(recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None 
     contract = prepared.contract
     console.say(f"recipe    {recipe.name}: sound")
     console.say(f"base      {base.name} in {base.folder} ({_size(base)})")
-    console.say(
-        f"contract  template {contract.template_name}, answers end with {contract.terminator}, "
-        f"{'no BOS' if contract.bos_id is None else 'BOS ' + str(contract.special.get('bos_token'))}"
-    )
-    say_report(prepared.report, max_length=recipe.data.max_length)
+    bos = "no BOS" if contract.bos_id is None else f"BOS {contract.special.get('bos_token')}"
+    _say("contract", f"template {contract.template_name}, answers end with {contract.terminator}, {bos}")
+    say_report(prepared.report, max_length=recipe.data.max_length, recipe=typed)
     page = prepared.folder / "report.html"
     prepared.write_page(recipe, page)
     console.say(f"page      {page}")
     if reject_to is not None:
         return {"report": prepared.report} | _set_aside(recipe, prepared, reject_to)
-    verdict(recipe, prepared.report, listed=True)
+    verdict(recipe, prepared.report, prepared.folder / "findings.jsonl", listed=True)
     proofs = prepared.proofs()
-    for name, rows in prepared.splits.items():
+    for split, rows in prepared.splits.items():
         rules = [
-            proof.name.removesuffix(f"_{name}")
+            proof.name.removesuffix(f"_{split}")
             for proof in proofs
-            if proof.name.endswith(f"_{name}") and proof.passed
+            if proof.name.endswith(f"_{split}") and proof.passed
         ]
-        console.say(f"proved    {name}, {len(rows)} rows: {', '.join(rules)}")
+        _say("proved", f"{split}, {len(rows):,} rows: {', '.join(rules)}")
     failed = [proof.name for proof in proofs if not proof.passed]
     for proof in proofs:
         if not proof.passed:
@@ -81,6 +83,13 @@ def _set_aside(recipe: Recipe, prepared: Prepared, target: Path) -> dict[str, An
     return {"set_aside": set_aside(recipe.data, found, target)}
 
 
+def _say(label: str, text: str) -> None:
+    """A line under its label, wrapped where the terminal ends."""
+    width = max(60, min(110, shutil.get_terminal_size((80, 24)).columns))
+    lines = textwrap.wrap(f"{label:<10}{text}", width, subsequent_indent=" " * 10, break_on_hyphens=False)
+    console.say("\n".join(lines))
+
+
 def _size(base: Base) -> str:
     return f"{sum(path.stat().st_size for path in base.weight_files) / 1e9:.2f} GB, {base.config.get('model_type')}"
 
@@ -91,9 +100,8 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
     order = Order(
         splits["train"], batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps
     )
-    console.say(
-        f"training  {order.steps} steps of {train.batch} rows ({order.steps / order.steps_per_epoch:.2f} epochs)"
-    )
+    epochs = order.steps / order.steps_per_epoch
+    _say("training", f"{order.steps:,} steps of {train.batch:,} rows ({epochs:.2f} epochs)")
     scored = next((name for name in ("test", "validation") if name in splits), None)
     if scored is None:
         console.warn(
@@ -101,7 +109,7 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
         )
         return
     chose = " (the same rows choose the checkpoint: the report will say so)" if scored == "validation" else ""
-    console.say(f"scores    on {splits[scored]} {scored} rows{chose}")
+    _say("scores", f"on {splits[scored]:,} {scored} rows{chose}")
 
 
 def _task(recipe: Recipe, prepared: Prepared) -> None:

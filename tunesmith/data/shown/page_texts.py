@@ -93,6 +93,7 @@ def fields_section(inspection: Mapping[str, Any]) -> str:
         "values",
         "words in the input",
         "whole value in it",
+        "no word in it",
         *(["off the list"] if listed else []),
     ]
     folded = "".join(_inventory(one) for one in fields)

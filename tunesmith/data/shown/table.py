@@ -40,7 +40,7 @@ def report_lines(
     width = min(max(width, NARROWEST), WIDEST)
     inspection = report["inspection"]
     parts = [
-        list(_lengths(inspection["lengths"])),
+        list(_lengths(inspection["lengths"], report.get("splits") or {}, width)),
         list(_limits(inspection["limits"], max_length, width)),
         list(_leaks(inspection["leaks"])),
         list(_answers(inspection, width)),
@@ -51,7 +51,7 @@ def report_lines(
     return lines[1:]
 
 
-def _lengths(lengths: Mapping[str, Any]) -> Iterator[str]:
+def _lengths(lengths: Mapping[str, Any], splits: Mapping[str, Any], width: int) -> Iterator[str]:
     yield _row("", ["", "", "", "tokens", "", "", "  p50 of", ""], _LENGTH_COLUMNS)
     head = ["rows", "min", "p50", "p90", "p99", "max", "prompt", "answer"]
     yield _row("split", head, _LENGTH_COLUMNS)
@@ -59,6 +59,11 @@ def _lengths(lengths: Mapping[str, Any]) -> Iterator[str]:
         cells = [rows_of(one), *(one["tokens"][key] for key in ("min", "p50", "p90", "p99", "max"))]
         cells += [one["prompt"]["p50"], one["answer"]["p50"]]
         yield _row(name, [count(cell) for cell in cells], _LENGTH_COLUMNS)
+    read = splits.get("train", {}).get("rows")
+    if "train" in lengths and read is not None and read != rows_of(lengths["train"]):
+        yield from _wrapped(
+            f"by the weights of its sources an epoch reads {count(read)} rows of train", width
+        )
 
 
 _LENGTH_COLUMNS = (9, 7, 7, 7, 7, 7, 8, 8)
@@ -125,8 +130,8 @@ def _findings(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
         level = "ERROR" if one["level"] == "error" else one["level"]
         cells = [level, count(one["rows"]), count(one["of"]), percent(one["share"])]
         first: Mapping[str, Any] = next(iter(one["examples"]), {})
-        source = f"  {one_line(str(first.get('source') or first.get('id') or ''))}"
-        yield _fit(_row(one["name"], cells, _CHECK_COLUMNS) + source, width).rstrip()
+        line = _row(one["name"], cells, _CHECK_COLUMNS)
+        yield f"{line}  {_place(first, width - len(line) - 2)}".rstrip()
         said = detail(one, first, kinds) if first else ""
         yield _fit(f"  {one_line(said) or one['meaning']}", width)
     calm = quiet(checks)
@@ -135,6 +140,17 @@ def _findings(inspection: Mapping[str, Any], width: int) -> Iterator[str]:
         yield from _wrapped(f"nothing found by {plural(len(calm), 'other')}: {names}", width)
     if off := ignored(checks):
         yield from _wrapped(f"ignored, as the recipe says: {off}", width)
+
+
+def _place(example: Mapping[str, Any], width: int) -> str:
+    """FILE:LINE in so many columns: what is too much is left out of the file's name."""
+    from rich.cells import cell_len
+
+    place = one_line(str(example.get("source") or example.get("id") or ""))
+    name, colon, line = place.rpartition(":")
+    if cell_len(place) <= width or not colon:
+        return _fit(place, width)
+    return f"{_fit(name, max(width - len(line) - 1, 2))}:{line}"
 
 
 def _steps(report: Report, recipe: str, width: int) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -81,7 +80,10 @@ def verdict(report: Report) -> tuple[str, str]:
     errors, warnings = of_level(checks, "error"), of_level(checks, "warn")
     rows = plural(sum(rows_of(one) for one in inspection["lengths"].values()), "row")
     warn = f"{plural(len(warnings), 'check')} {'warns' if len(warnings) == 1 else 'warn'}"
+    long = report.get("overlong") or {}
     said = [f"{plural(unread, 'row')} can't be used."] if unread else []
+    said += [f"{plural(long['rows'], 'row')} are over data.max_length."] if long.get("stops") else []
+    said += ["Rows that are to be scored can't be scored."] if report.get("unscorable") else []
     if errors:
         names = ", ".join(one["name"] for one in errors)
         said.append(
@@ -99,9 +101,9 @@ def next_steps(report: Report, recipe: str) -> list[tuple[str, str]]:
     if verdict(report)[0] != "stop":
         return []
     errors = [one["name"] for one in of_level(report["inspection"]["checks"], "error")]
-    typed = f"tunesmith check {recipe if recipe == 'RECIPE' else shlex.quote(recipe)}"
+    typed = f"tunesmith check {recipe}"
     steps = [("mend the rows, then", typed), ("or set them aside", f"{typed} --reject-to rejected.jsonl")]
-    if errors and not refused(report):
+    if errors and not refused(report) and not (report.get("overlong") or {}).get("stops"):
         levels = ", ".join(f"{name}: warn" for name in errors)
         steps.append(("or let them pass", f"data: {{checks: {{{levels}}}}}"))
     return steps
@@ -112,7 +114,8 @@ def detail(check: Check, example: Mapping[str, Any], kinds: Mapping[str, Any]) -
     said = str(example.get("detail") or "")
     if check["name"] != "phi":
         return said
-    return ", ".join(name for name in kinds if name in said)
+    words = [name.replace("_", " ") for name in kinds]
+    return ", ".join(name for name in words if name in said)
 
 
 def shares(counts: Mapping[str, Number]) -> Iterator[tuple[str, Number]]:
