@@ -189,3 +189,12 @@ def test_rows_that_cannot_be_used_are_named():
     assert "6 rows can't be used." in text and "3 of 9 rows can't be used:train.jsonl:3: </main>" in text
     assert "2 of 5,000 rows are over data.max_length (2,048 tokens)" in text and "train.jsonl:79,000" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_column_has_its_header(shape):
+    tables = re.findall(r"<table.*?</table>", page(shape), re.DOTALL)
+    assert tables
+    for one in tables:
+        widths = {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr.*?</tr>", one, re.DOTALL)}
+        assert len(widths) == 1, one[:300]

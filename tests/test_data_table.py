@@ -95,3 +95,36 @@ def test_it_is_printed_as_wide_as_the_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     say_report(made.whole(made.hostile()))
     assert len(capsys.readouterr().out.splitlines()) < len(narrow.splitlines())
+
+
+def test_rows_over_the_limit_stop_the_run_where_they_are_not_left_out():
+    report = made.whole(made.clean())
+    long = {"rows": 34, "of": 5000, "longest": 2100, "first": [["train.jsonl:7", 2100]]}
+    text = "\n".join(report_lines(report | {"overlong": long | {"stops": True}}))
+    assert "34 rows are over data.max_length." in text and "0 findings" not in text and "--reject-to" in text
+    left_out = "\n".join(report_lines(report | {"overlong": long | {"stops": False}}))
+    assert "0 findings" in left_out and "--reject-to" not in left_out
+
+
+def test_a_long_file_name_keeps_its_line():
+    inspection = made.clean()
+    name = f"{'CDR_TrainingSet.PubTator' * 3}.txt"
+    check = made.check("cut_prompt", 3, 1500, [made.place(1234, "ends with a word", name)])
+    inspection["checks"] = [check, *inspection["checks"][1:]]
+    found = next(line for line in report_lines(made.whole(inspection)) if line.startswith("cut_prompt"))
+    assert found.endswith("…:1234") and cell_len(found) <= 80
+
+
+def test_a_birth_date_is_called_one():
+    inspection = made.clean() | {"phi": {"birth_date": 2}}
+    phi = made.check("phi", 2, 1500, [made.place(3, "birth date in the answer")])
+    inspection["checks"] = [phi, *inspection["checks"][1:]]
+    assert "birth date" in "\n".join(report_lines(made.whole(inspection)))
+
+
+def test_weights_are_told():
+    report = made.whole(made.clean())
+    report["splits"]["train"]["rows"] += 100
+    assert "an epoch reads" in "\n".join(report_lines(report)) and "an epoch reads" not in "\n".join(
+        lines("clean")
+    )
