@@ -3,10 +3,10 @@
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5d6873; --line: #dfe3e8; --paper: #ffffff; --panel: #f5f7f9;
   --good: #00795a; --bad: #b34700; --grey: #6b7580; --tuned: #2f86c6; --warn: #fff4d6; --warn-ink: #6b4c00;
-  --stop: #fde8e2; --stop-ink: #8f2400; --calm: #e6f4ef; }
+  --stop: #fde8e2; --stop-ink: #8f2400; --calm: #e6f4ef; --shade: rgb(0 0 0 / 22%); }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #9aa5b0; --line: #323a43; --paper: #14181d;
   --panel: #1c2229; --good: #3cc79c; --bad: #f59a5c; --grey: #8b95a0; --tuned: #6db5ea; --warn: #3a2f12;
-  --warn-ink: #f2d58a; --stop: #43201a; --stop-ink: #ffb59e; --calm: #14302a; } }
+  --warn-ink: #f2d58a; --stop: #43201a; --stop-ink: #ffb59e; --calm: #14302a; --shade: rgb(255 255 255 / 26%); } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Noto Sans", sans-serif; }
@@ -26,6 +26,10 @@ dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anyw
 code, pre, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: 0.86em; }
 .scroll { overflow-x: auto; margin: 8px 0 10px; }
+.scroll, figure { background: linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 40px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 40px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) 0 0 / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) 100% 0 / 14px 100% no-repeat scroll; } /* there is more */
 table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; min-width: 60%; }
 th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid var(--line); vertical-align: baseline; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; } thead th { border-bottom: 1.5px solid var(--soft); }
