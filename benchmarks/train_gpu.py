@@ -42,7 +42,6 @@ def recipe(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         "log_every": max(1, arguments.steps // 6),
         "save_every": max(1, arguments.steps // 2),
         "engine": arguments.engine,
-        "recompute": arguments.recompute,
     }
     if arguments.memory:
         train["memory"] = arguments.memory
@@ -170,13 +169,16 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--peer-rows", type=int, default=4, help="of a peer's micro-batch")
     parser.add_argument("--accumulation", type=int, default=4, help="a peer's micro-batches a step")
     parser.add_argument("--packing", action="store_true", help="a peer's")
-    parser.add_argument("--recompute", choices=("auto", "none", "full"), default="auto")
+    parser.add_argument("--recompute", choices=("auto", "none", "full"), default="auto", help="a peer's")
     parser.add_argument("--memory", type=float, default=0.0, help="GiB cap for all; 0: none")
     parser.add_argument("--targets", choices=tuple(LINEARS), default="all")
     parser.add_argument("--quantize", choices=("none", "nf4"), default="nf4")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--engine", choices=("auto", "fused", "reference"), default="auto")
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.kind == "mission" and not found.rows and found.what in ("prepare", "ours"):
+        parser.error("--kind mission needs --rows, a folder with the mission's train.jsonl")
+    return found
 
 
 def main() -> None:

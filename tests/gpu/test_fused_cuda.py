@@ -113,7 +113,7 @@ def test_gradients_are_as_near_to_fp32_as_the_references(
     print(f"{quantize} {dropout} {lengths} {share}: cosine {ours:.6f}, reference {theirs:.6f}; "
           f"loss {found[0]:.5f} {usual[0]:.5f} {told[0]:.5f}")  # fmt: skip
     assert ours >= 0.999 and ours >= theirs - 1e-4
-    assert abs(found[0] - told[0]) <= 2 * abs(usual[0] - told[0]) + 1e-3
+    assert abs(found[0] - told[0]) <= 3e-4 * told[0]  # rounding alone moves the reference's by 2.1e-4
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
