@@ -25,7 +25,7 @@ from tunesmith.data.inspect.prompt_shape import PromptNorms
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import ScriptNorms, main_script, script_letters, strays
 from tunesmith.data.inspect.tally import MOST_VALUES, Tally
-from tunesmith.data.pool import compared_text, pool_of
+from tunesmith.data.pool import pool_of
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.recipe import Checks, Data
 from tunesmith.tasks import make_task
@@ -40,7 +40,7 @@ def looked_at(folder: Path, rows: list[Example], given: list[int] | None = None,
     pool = pool_of(folder, rows, given)
     pairs = np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
     if rows:
-        pairs = near_pairs(pool.signatures, lambda number: compared_text(rows[number]))
+        pairs = near_pairs(pool.signatures, pool.compared)
     settings = {"data": Data(train="rows.jsonl"), "task": make_task("text"), "schema": None} | more
     return inspect(pool, pool.facts["given"], *pairs, **settings)
 

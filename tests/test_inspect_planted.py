@@ -16,7 +16,7 @@ from planted_rows import EACH, Planted, extraction, prompts, translations
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import Inspection, each_row, inspect, relations
-from tunesmith.data.pool import Pool, compared_text, pool_of
+from tunesmith.data.pool import Pool, pool_of
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task
 
@@ -53,9 +53,7 @@ class Case:
         print(f"TUNESMITH_SEED={SEED}")
         self.planted: Planted = MAKERS[name](random.Random(f"{SEED}/{name}"))
         self.pool: Pool = pool_of(folder, self.planted.rows, self.planted.given)
-        self.pairs, self.similarity = near_pairs(
-            self.pool.signatures, lambda row: compared_text(self.planted.rows[row])
-        )
+        self.pairs, self.similarity = near_pairs(self.pool.signatures, self.pool.compared)
         golds = [row.answer for row in extraction_rows(self.planted)]
         self.task = make_task("extraction" if name == "extraction" else "text", None, golds)
         self.found = self.inspect()

@@ -20,7 +20,7 @@ from test_inspect_real import read
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import inspect
-from tunesmith.data.pool import compared_text, pool_of
+from tunesmith.data.pool import pool_of
 from tunesmith.example import Example
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task
@@ -144,7 +144,7 @@ def test_faults_planted_into_real_rows_are_found(realdata: Path, tmp_path: Path,
     found_in = {check: set() for check in kinds}  # type: dict[str, set[int]]
     rows, sides, faults, touched = planted(rows, random.Random(SEED), kinds)
     pool = pool_of(tmp_path, rows, sides)
-    pairs, similarity = near_pairs(pool.signatures, lambda row: compared_text(rows[row]))
+    pairs, similarity = near_pairs(pool.signatures, pool.compared)
     found = inspect(
         pool, pool.facts["given"], pairs, similarity, data=Data(train="rows.jsonl"),
         task=make_task(task, None, golds), schema=None,

@@ -15,7 +15,7 @@ import pytest
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.formats.examples import BadRow, Manner, row_examples
 from tunesmith.data.inspect import Inspection, inspect
-from tunesmith.data.pool import compared_text, pool_of
+from tunesmith.data.pool import pool_of
 from tunesmith.data.read.files import read_rows
 from tunesmith.example import Example, Message
 from tunesmith.recipe import Data
@@ -41,7 +41,7 @@ def looked_at(folder: Path, format: str, *splits: list[Example], task: str = "te
     """As prepare calls it, the splits being given."""
     rows = [row for split in splits for row in split]
     pool = pool_of(folder, rows, [side for side, split in enumerate(splits) for _ in split])
-    pairs, similarity = near_pairs(pool.signatures, lambda row: compared_text(rows[row]))
+    pairs, similarity = near_pairs(pool.signatures, pool.compared)
     golds = [row.answer for row in splits[0] if row.answer]
     return inspect(
         pool, pool.facts["given"], pairs, similarity, data=Data(train="rows.jsonl"), task=make_task(task, None, golds),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.pool import NAME, Pool
+from tunesmith.data.pool import AFFIXES, NAME, Pool
 from tunesmith.data.sources import SourceFile
 from tunesmith.errors import RowError
 from tunesmith.rows import copy_rows
@@ -53,4 +53,5 @@ def drawn(
     copy_rows(pool.rows, kept, folder, NAME)
     np.save(folder / f"{NAME}.facts.npy", pool.facts[kept])
     np.save(folder / f"{NAME}.signatures.npy", pool.signatures[kept].ravel())
+    pool.affixes.write(folder / AFFIXES)
     return Pool(folder), kept

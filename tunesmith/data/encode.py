@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from tunesmith.contract import Contract, Encoded
 from tunesmith.data.alike.near import signatures
+from tunesmith.data.compared import NO_AFFIXES, Affixes, compared_text
 from tunesmith.data.fit import pieces, trimmed
 from tunesmith.data.formats.examples import BadRow, Manner, row_examples
 from tunesmith.data.overlong import Overlong, answer_begins
-from tunesmith.data.pool import DIRECT, FACTS, PLAIN, SEVERAL, compared_text, facts_of
+from tunesmith.data.pool import DIRECT, FACTS, PLAIN, SEVERAL, facts_of
 from tunesmith.data.proofs import EVERY, Rules
 from tunesmith.data.read.batch import RawBatch
 from tunesmith.errors import RowError
 from tunesmith.example import Example
 from tunesmith.rows import row_line
-
-_FEW = 20  # fewer different texts say nothing about what all of them share
 
 
 class Reading(NamedTuple):
@@ -31,9 +30,8 @@ class Reading(NamedTuple):
     given: int
     """0 train, 1 validation, 2 test: the split that the recipe names them for."""
     manner: Manner
-    prefix: str = ""
-    """What all texts of the source begin with, and end with: no part of what makes two rows alike."""
-    suffix: str = ""
+    affixes: Affixes = NO_AFFIXES
+    """What is no part of what makes two rows alike: the same for all sources."""
 
 
 @dataclass
@@ -114,38 +112,19 @@ class Encoder:
             for rule in self._rules.broken(example, encoded, by_itself):
                 taken.broken.append((rule, number, example.id))
             lines.append(row_line(example))
+            texts.append(compared_text(example, reading.affixes))
             learned = sum(encoded.learned)
             begin = answer_begins(encoded.learned)
             marks = PLAIN * example.is_text | DIRECT * by_itself | SEVERAL * (True in encoded.learned[:begin])
             facts.append(
                 facts_of(
-                    example, reading.manner.stratify, reading.given, reading.number,
+                    example, texts[-1], reading.manner.stratify, reading.given, reading.number,
                     len(encoded.ids), begin, learned, marks,
                 )
             )  # fmt: skip
-            texts.append(compared_text(example).removeprefix(reading.prefix).removesuffix(reading.suffix))
         taken.text, taken.lines = b"".join(lines), [len(line) for line in lines]
         taken.facts = np.array(facts, dtype=FACTS)
         if kept:
             taken.ids = np.concatenate([np.array(encoded.ids, dtype=np.int32) for _, encoded in kept])
             taken.learned = np.concatenate([np.array(encoded.learned, dtype=np.bool_) for _, encoded in kept])
             taken.signatures = signatures(texts).ravel()
-
-
-def without_affixes(reading: Reading, first: list[Example]) -> Reading:
-    """The reading with what all of the `first` examples' texts share at both ends, cut at words."""
-    texts = [compared_text(example) for example in first]
-    if len(set(texts)) < _FEW:
-        return reading
-    prefix = _shared(texts)
-    suffix = _shared([text[len(prefix) :][::-1] for text in texts])[::-1]
-    return reading._replace(prefix=prefix, suffix=suffix)
-
-
-def _shared(texts: list[str]) -> str:
-    low, high = min(texts), max(texts)
-    same = next(
-        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
-    )
-    end = max(low.rfind(" ", 0, same), low.rfind("\n", 0, same)) + 1
-    return low[:end]

@@ -18,7 +18,7 @@ from tunesmith.data.ingest import Ingested, default_workers, ingest
 from tunesmith.data.inspect import Inspection, inspect
 from tunesmith.data.inspect.finding import CHAT
 from tunesmith.data.levels import verdict
-from tunesmith.data.pool import DIRECT, PLAIN, Pool, compared_text, tell_apart
+from tunesmith.data.pool import DIRECT, PLAIN, Pool, tell_apart
 from tunesmith.data.proofs import Rules, split_proofs
 from tunesmith.data.sources import SPLITS, SourceFile
 from tunesmith.data.split import split
@@ -45,9 +45,7 @@ def fill(recipe: Recipe, contract: Contract, sources: Sequence[SourceFile], plac
         console.warn(f"{repeated} rows have the id of another row: they go on as ID~2, ID~3 …")
     pool, kept = drawn(pool, sources, recipe.seed, pool.folder / "drawn")
     ingested.renumber(kept)
-    pairs, similarity = near_pairs(
-        pool.signatures, lambda row: compared_text(pool.example(row)), same=pool.facts["text"]
-    )
+    pairs, similarity = near_pairs(pool.signatures, pool.compared, same=pool.facts["text"])
     shares = {name: share for name in SPLITS[1:] if (share := getattr(data.split, name))}
     schema = load_schema(data.json_schema) if data.json_schema else None
     side = split(pool.facts, pairs, shares, recipe.seed)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tunesmith import console
 from tunesmith.contract import Contract
-from tunesmith.data.encode import Encoder, Reading, Taken, without_affixes
+from tunesmith.data.compared import Affixes
+from tunesmith.data.encode import Encoder, Reading, Taken
 from tunesmith.data.formats.examples import BadRow, Manner, format_of, row_examples
 from tunesmith.data.formats.refusals import Refusals
 from tunesmith.data.overlong import Overlong
@@ -63,8 +64,10 @@ def ingest(
 
     RowError where the first rows of a source all fail for one reason, or a source holds none at all.
     """
-    writer = PoolWriter(folder)
-    readings = [_reading(data, number, source) for number, source in enumerate(sources)]
+    begun = [_reading(data, number, source) for number, source in enumerate(sources)]
+    affixes = Affixes.of(first for _, first in begun)
+    readings = [reading._replace(affixes=affixes) for reading, _ in begun]
+    writer = PoolWriter(folder, affixes)
     into = Ingested(None, readings, [0] * len(sources), [Refusals() for _ in sources])  # type: ignore[arg-type]
     size = sum(source.path.stat().st_size for source in sources if source.path is not None)
     with (folder / "unread.jsonl").open("w", encoding="utf-8") as unread:
@@ -99,8 +102,8 @@ def raw_batches(source: SourceFile, size: int = BATCH) -> Iterator[RawBatch]:
         yield ParsedBatch("starter", [(row["id"], row) for _, row in block])
 
 
-def _reading(data: Data, number: int, source: SourceFile) -> Reading:
-    """How a source is read; its first rows tell the format, and what all of its texts share."""
+def _reading(data: Data, number: int, source: SourceFile) -> tuple[Reading, list[Example]]:
+    """How a source is read, which its first rows tell; and these."""
     manner = Manner.of(data)
     if source.path is None:
         manner = Manner(
@@ -112,8 +115,7 @@ def _reading(data: Data, number: int, source: SourceFile) -> Reading:
         )
     first = list(next(raw_batches(source)).rows())
     manner = replace(manner, format=format_of(first, manner))
-    reading = Reading(number, SPLITS.index(source.split), manner)
-    return without_affixes(reading, list(_sound(first, manner)))
+    return Reading(number, SPLITS.index(source.split), manner), list(_sound(first, manner))
 
 
 def _sound(rows: Sequence[tuple[str, object]], manner: Manner) -> Iterator[Example]:

@@ -2,7 +2,8 @@
 
 rows.*                 texts, ids and masks, as a split of a Run (rows.py)
 rows.facts.npy         FACTS, one record a row
-rows.signatures.npy    uint32, HASHES a row: MinHash of each row's text
+rows.signatures.npy    uint32, HASHES a row: MinHash of each row's compared text
+rows.affixes.json      what is cut from texts before they are compared (compared.py)
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.alike.near import HASHES, signatures
+from tunesmith.data.compared import NO_AFFIXES, Affixes, compared_text
 from tunesmith.example import Example, Message
 from tunesmith.rows import Growing, Rows, RowWriter, row_line
 
-# id, prompt, answer, document, stratum, text (compared_text): hashes of exact texts; given: the split that the recipe
-# names the row for (0 train, 1 validation, 2 test); source: number of its file; tokens: all, those before the last
-# answer, those learned; marks: PLAIN | DIRECT | SEVERAL
+# id, prompt, answer, document, stratum: hashes of exact texts; text: of the compared one, 0 where nothing is in it;
+# given: the split that the recipe names the row for (0 train, 1 validation, 2 test); source: number of its file;
+# tokens: all, those before the last answer, those learned; marks: PLAIN | DIRECT | SEVERAL
 FACTS = np.dtype(
     [
         ("id", "u8"),
@@ -41,6 +43,7 @@ FACTS = np.dtype(
 # marks: plain text; the prompt was encoded by itself as well; more than one stretch is learned
 PLAIN, DIRECT, SEVERAL = 1, 2, 4
 NAME = "rows"
+AFFIXES = f"{NAME}.affixes.json"
 
 
 def hash_text(*texts: str) -> int:
@@ -57,15 +60,9 @@ def hash_turns(turns: Sequence[Message]) -> int:
     return hash_text(*(part for turn in turns for part in (turn.role, turn.content)))
 
 
-def compared_text(example: Example) -> str:
-    """The text by which rows are near-duplicates: what the user's turns give to work on, without an instruction that
-    stands before it; of plain text all."""
-    turns = [turn for turn in example.messages if turn.role not in ("system", "assistant")]
-    return "\n".join(turn.content[turn.context :].strip() or turn.content for turn in turns)
-
-
 def facts_of(
     example: Example,
+    text: str,
     stratify: str | None,
     given: int,
     source: int,
@@ -74,14 +71,14 @@ def facts_of(
     learned: int,
     marks: int = 0,
 ) -> tuple[int, ...]:
-    """A record of FACTS."""
+    """A record of FACTS. `text`: the compared one."""
     return (
         hash_text(example.id),
         hash_turns(example.messages if example.is_text else example.prompt),
         hash_text(*(one for one in (example.answer or "", example.rejected) if one is not None)),
         hash_text(example.document),
         hash_text(example.slices[stratify]) if stratify and stratify in example.slices else 0,
-        hash_text(compared_text(example)),
+        hash_text(text) if text else 0,
         given, source, tokens, prompt_tokens, learned, marks,
     )  # fmt: skip
 
@@ -93,19 +90,24 @@ class Pool:
         self.folder = folder
         self.rows = Rows.open(folder, NAME)
         self.facts: NDArray[np.void] = np.load(folder / f"{NAME}.facts.npy")
+        self.affixes = Affixes.read(folder / AFFIXES)
 
     def __len__(self) -> int:
         return len(self.facts)
 
     @property
     def signatures(self) -> NDArray[np.uint32]:
-        """MinHash of each row [rows, HASHES], memory-mapped."""
+        """MinHash of each row's compared text [rows, HASHES], memory-mapped."""
         flat: NDArray[np.uint32] = np.load(self.folder / f"{NAME}.signatures.npy", mmap_mode="r")
         return flat.reshape(len(self), HASHES)
 
     def example(self, row: int) -> Example:
         """The conversation of one row."""
         return self.rows.example(row)
+
+    def compared(self, row: int) -> str:
+        """The text by which one row is near others."""
+        return compared_text(self.example(row), self.affixes)
 
     def examples(self, start: int = 0, stop: int | None = None) -> Iterator[Example]:
         """Conversations of rows start … stop - 1, in order."""
@@ -130,8 +132,9 @@ def tell_apart(pool: Pool) -> int:
 class PoolWriter:
     """Fills a pool block by block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, affixes: Affixes = NO_AFFIXES) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        affixes.write(folder / AFFIXES)
         self.rows = RowWriter(folder, NAME)
         self.facts = Growing(folder / f"{NAME}.facts.npy", FACTS)
         self.signatures = Growing(folder / f"{NAME}.signatures.npy", np.uint32)
@@ -143,18 +146,21 @@ class PoolWriter:
         return self.rows.close()
 
 
-def pool_of(folder: Path, examples: list[Example], given: list[int] | None = None) -> Pool:
+def pool_of(
+    folder: Path, examples: list[Example], given: list[int] | None = None, affixes: Affixes = NO_AFFIXES
+) -> Pool:
     """A small pool without token ids: lengths are counted in words."""
-    writer = PoolWriter(folder)
+    writer = PoolWriter(folder, affixes)
+    texts = [compared_text(example, affixes) for example in examples]
     for row, example in enumerate(examples):
         line = row_line(example)
         prompt = sum(len(turn.content.split()) for turn in example.prompt)
         learned = len((example.answer or "").split()) + 1
         writer.rows.append(line, [len(line)], [], [], [0])
         side = given[row] if given else 0
-        facts = facts_of(example, None, side, 0, prompt + learned, prompt, learned)
+        facts = facts_of(example, texts[row], None, side, 0, prompt + learned, prompt, learned)
         writer.facts.append(np.asarray([facts], dtype=FACTS))
     if examples:
-        writer.signatures.append(signatures([compared_text(example) for example in examples]).ravel())
+        writer.signatures.append(signatures(texts).ravel())
     writer.close()
     return Pool(folder)

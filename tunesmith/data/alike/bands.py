@@ -34,10 +34,14 @@ class Bands:
         margin = 3 * math.sqrt(threshold * (1 - threshold) / HASHES)
         self.floor, self.sure = threshold - margin, threshold + margin
         self.rows: NDArray[np.int32] | None = None  # those that still take part; None: all
+        self.wordless = np.zeros(0, np.int32)
         self.bits = np.uint64(max(len(signatures) - 1, 1).bit_length())
 
     def twins(self) -> NDArray[np.uint64]:
-        """Rows of equal signatures, each with the first of them, as packed pairs; only the first takes part then."""
+        """Rows of equal signatures, each with the first of them, as packed pairs; only the first takes part then.
+
+        Rows without words are in none of them; `wordless` names them.
+        """
         packed = self._keys(slice(0, HASHES), 1)[0]
         packed.sort()
         row = self._row(packed)
@@ -49,7 +53,9 @@ class Bands:
         taking[row] = True
         taking[row[alike]] = False
         self.rows = np.flatnonzero(taking).astype(np.int32)
-        return _pack(first[alike], row[alike])
+        taking[row] = True
+        self.wordless = np.flatnonzero(~taking).astype(np.int32)
+        return pack(first[alike], row[alike])
 
     def candidates(self, crowded: NDArray[np.bool_]) -> Iterator[NDArray[np.uint64]]:
         """Packed pairs of rows whose signatures are alike, a band at a time.
@@ -83,7 +89,7 @@ class Bands:
         row, top = row[small], top[small]
         for at, distance in _beside(top):
             near = at[self._similar(row[at], row[at + distance], self.floor)]
-            found.append(_pack(row[near], row[near + distance]))
+            found.append(pack(row[near], row[near + distance]))
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.uint64)
 
     def _follow(self, rows: NDArray[np.int32], crowded: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -99,7 +105,7 @@ class Bands:
             alike = self._alike(np.full(len(left), leader), left)
             like = alike >= self.floor
             unsure |= bool((like & (alike < self.sure)).any())
-            found.append(_pack(np.full(int(like.sum()), leader), left[like]))
+            found.append(pack(np.full(int(like.sum()), leader), left[like]))
             left = left[~like]
         if unsure or len(left) > 1:
             crowded[rows] = True
@@ -134,7 +140,7 @@ class Bands:
                     _keep(alike, other, a, b, equal)
                     _keep(alike, other, b, a, equal)
         row, slot = np.nonzero(other >= 0)
-        return _pack(self.rows[row], self.rows[other[row, slot]])
+        return pack(self.rows[row], self.rows[other[row, slot]])
 
     def _similar(self, a: NDArray[np.int32], b: NDArray[np.int32], floor: float) -> NDArray[np.bool_]:
         """Whether rows a[i] and b[i] look at least `floor` alike."""
@@ -214,7 +220,7 @@ def _keep(
     alike[a[new], slot[new]], other[a[new], slot[new]] = equal[new], b[new]
 
 
-def _pack(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.uint64]:
+def pack(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Both rows in one number, the lower first."""
     low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)
     return low << np.uint64(32) | high

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.console import warn
-from tunesmith.data.alike.bands import BANDS, DEPTH, Bands
+from tunesmith.data.alike.bands import BANDS, DEPTH, Bands, pack
 from tunesmith.data.alike.minhash import HASHES, signatures, similarity
 from tunesmith.data.alike.shingles import jaccard, shingle_hashes, shingles
 from tunesmith.data.alike.stored_rows import StoredRows
@@ -38,13 +38,16 @@ def near_pairs(
     """Pairs of rows whose texts' Jaccard similarity is at least `threshold`: int32 [m, 2], lower row first, in order.
 
     `signatures` [rows, HASHES] of the texts that `text_of` gives, read in blocks. `same`: hashes of the texts; rows of
-    equal hash are a pair of 1.0 and aren't read. Of many rows that are alike, each is paired with one at least and not
-    with all of them: rows that hang together are the connected components of the pairs.
+    equal hash are a pair of 1.0 and aren't read. Texts without words are pairs by it alone, unless it is 0 (nothing in
+    them). Of many rows that are alike, each is paired with one at least and not with all of them: rows that hang
+    together are the connected components of the pairs.
     """
     crowded = np.zeros(len(signatures), dtype=bool)
     with StoredRows(signatures) as stored:
         bands = Bands(stored, threshold)
         found = [bands.twins()]
+        if same is not None:
+            found.append(_chain(bands.wordless, same))
         found += bands.candidates(crowded)
         found.append(bands.of_crowd(crowded))
     packed = np.unique(np.concatenate(found))
@@ -63,6 +66,14 @@ def near_pairs(
 def recall(similarity: float) -> float:
     """Share of the pairs of this Jaccard similarity that come to be compared."""
     return 1.0 - (1.0 - similarity**DEPTH) ** BANDS
+
+
+def _chain(rows: NDArray[np.int32], same: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Packed pairs of `rows`: each of a hash other than 0 with the next of equal hash."""
+    rows = rows[same[rows] != 0]
+    rows = rows[np.argsort(same[rows], kind="stable")]
+    equal = same[rows[1:]] == same[rows[:-1]]
+    return pack(rows[:-1][equal], rows[1:][equal])
 
 
 def _compare(

@@ -58,6 +58,14 @@ def shingles(text: str) -> frozenset[str]:
     return frozenset(" ".join(words[i : i + WORDS]) for i in range(last + 1) if words)
 
 
+def fold(text: str) -> str:
+    """The text in small letters with single spaces; without any where it has no words. Its shingles are the same."""
+    parts = text.lower().split()
+    kinds = _kinds()
+    worded = any(kinds[ord(character)] for part in parts for character in part)
+    return (" " if worded else "").join(parts)
+
+
 def jaccard(a: str, b: str) -> float:
     """Shingles that both texts have over those that either has; 0 where a text has none."""
     left, right = shingles(a), shingles(b)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.alike.shingles import fold
 from tunesmith.data.inspect.answer_shape import ShapeChecker
 from tunesmith.data.inspect.field_values import SwapFinder
 from tunesmith.data.inspect.grounding import Grounder, values_of
@@ -234,16 +235,12 @@ def look(pool: Pool, start: int, stop: int, job: Job, desk: Desk) -> Looked:
     sampled = set(job.sampled[slice(*np.searchsorted(job.sampled, (start, stop)))].tolist())
     for number, example in enumerate(pool.examples(start, stop), start):
         row = RowView(number, example, job.parse, number in sampled)
-        folded[:, number - start] = hash_text(_folded(row.prompt)), hash_text(_meaning(row))
+        folded[:, number - start] = hash_text(fold(row.prompt)), hash_text(_meaning(row))
         _kinds(row, desk.tally)
         for check, detector in DETECTORS.items():
             found += [(check, number, detail) for detail in detector(row, desk)]
     desk.tally.close()
     return Looked(desk.tally, found, folded)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 def _meaning(row: RowView) -> str:

@@ -30,7 +30,7 @@ from tunesmith.data.inspect.report import (
 )
 from tunesmith.data.inspect.tally import Tally
 from tunesmith.data.overlong import Overlong
-from tunesmith.data.pool import Pool, compared_text
+from tunesmith.data.pool import Pool
 from tunesmith.recipe import Data
 from tunesmith.tasks.extraction import ExtractionTask
 from tunesmith.tasks.json_answer import read_object
@@ -135,7 +135,7 @@ def _leaks(pool: Pool, given: Facts, found: Findings, checks: Mapping[str, str])
 def _similarity(pool: Pool, side: NDArray[np.int8], held: int, other: int) -> dict[str, Any]:
     """How alike held-out rows and the rows nearest to them are: what a split without leaks looks like, too."""
     rows, others = np.flatnonzero(side == held), np.flatnonzero(side == other)
-    near = nearest_similarity(rows, others, lambda row: compared_text(pool.example(row)), pool.signatures)
+    near = nearest_similarity(rows, others, pool.compared, pool.signatures)
     p50, p90, top = np.percentile(near.similarity, (50, 90, 100)) if len(near.similarity) else (0.0, 0.0, 0.0)
     return {
         "p50": float(p50),

@@ -49,8 +49,8 @@ class Facts(NamedTuple):
 
 
 def exact_leak(given: Facts, held: int, other: int) -> Leak:
-    """The same prompt on both sides."""
-    return _shared(given, given.facts["prompt"], held, other, "its prompt stands in {side} too:")
+    """The same prompt on both sides, case and spaces aside."""
+    return _shared(given, given.folded, held, other, "its prompt stands in {side} too:")
 
 
 def group_leak(given: Facts, held: int, other: int) -> Leak:
@@ -62,7 +62,7 @@ def group_leak(given: Facts, held: int, other: int) -> Leak:
 
 def near_leak(given: Facts, held: int, other: int) -> Leak:
     """Almost the same text on both sides, directly or by way of rows between; the same prompt is an exact leak."""
-    prompts, side = given.facts["prompt"], given.side
+    prompts, side = given.folded, given.side
     first, second = given.pairs[:, 0].astype(np.int64), given.pairs[:, 1].astype(np.int64)
     rows, cluster = _clusters(first, second)
     low, high = side[rows] == other, side[rows] == held
