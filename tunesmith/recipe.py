@@ -86,7 +86,7 @@ class Checks(Section):
     """What each finding of the data inspection does: `error` ends check and run with exit code 3."""
 
     exact_leak: Level = "error"
-    """A prompt of validation or test stands in train, or of test in validation, to the letter."""
+    """A prompt of validation or test stands in train, or of test in validation, case and spaces aside."""
     group_leak: Level = "error"
     """A document (data.split.group) has rows on two sides."""
     near_leak: Level = "warn"
