@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -41,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(outcome.pop("exit", 0))  # a verb may have a list to give and still say no
     except TunesmithError as error:
         code = error.exit_code
-        outcome["error"] = str(error)
+        outcome |= error.result | {"error": str(error)}
         console.note(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}")
     except KeyboardInterrupt:
         code = 75
-        console.note("stopped: the same command goes on")
+        kept = arguments.verb in (_run, _again, _predict, _pull)
+        console.note(f"stopped: the same command {'goes on' if kept else 'begins again'}")
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
@@ -172,7 +174,7 @@ def _add_looks(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None
         one.add_argument("runs", metavar="RUN", nargs="+")
         one.add_argument("--out", type=Path, metavar="FILE")
         if name == "table":
-            one.add_argument("--format", choices=("csv", "json"), default="csv", help="csv")
+            one.add_argument("--format", choices=("csv", "json"), help="as FILE ends, else csv")
     one = add("clean", _clean, "remove checkpoints that a run no longer needs; asks first")
     one.add_argument("run", metavar="RUN", nargs="?")
     one.add_argument("--cache", action="store_true", help="remove prepared rows that no run shares any more")
@@ -210,7 +212,8 @@ def _check(arguments: argparse.Namespace) -> Result:
     recipe = _recipe(arguments)
     from tunesmith.verbs.check import check
 
-    return check(recipe, arguments.runs_dir, show=arguments.show, reject_to=arguments.reject_to)
+    typed = shlex.join([str(arguments.recipe), *(word for one in arguments.set for word in ("--set", one))])
+    return check(recipe, arguments.runs_dir, arguments.show, arguments.reject_to, typed)
 
 
 def _run(arguments: argparse.Namespace) -> Result:

@@ -7,7 +7,9 @@ open all of it is copied into the run's log.txt.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +44,23 @@ def say(text: str = "") -> None:
     """A result, on stdout."""
     _print(text, sys.stdout)
     _log(text)
+
+
+def say_under(label: str, text: str) -> None:
+    """A result beside a label of ten columns, no wider than the terminal."""
+    say(wrapped(f"{label:<9} {text}", indent=10))
+
+
+def wrapped(text: str, indent: int) -> str:
+    """Each line no wider than the terminal, and than 100 columns; what goes on stands `indent` columns in."""
+    width = max(60, min(100, shutil.get_terminal_size().columns))
+    lines = [
+        textwrap.wrap(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    ]
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def note(text: str) -> None:
@@ -96,7 +115,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
-        self._first, self._begin, self._printed = done, time.monotonic(), False
+        self._first, self._begin = done, time.monotonic()
+        self._printed: int | None = None  # the count of the last line
         self._last = self._begin  # what takes less than the interval prints nothing
         self._figures: dict[str, object] = {}
         self._rich: RichProgress | None = None
@@ -129,22 +149,23 @@ class Progress:
         if self._rich is not None:
             self._rich.update(self._task, advance=advance, figures=self._shown())
         elif now - self._last >= _PLAIN_EVERY:
-            self._last, self._printed = now, True
+            self._last, self._printed = now, self.done
             _print(self.line(), sys.stderr)
 
     def line(self) -> str:
         """The state as one plain line."""
         spent, made = time.monotonic() - self._begin, self.done - self._first
         left = f"{_clock(spent / made * (self.total - self.done))} left" if made and self.total else ""
-        count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
-        parts = [f"{self.label} {count} {self.unit}".rstrip(), left, self._shown()]
+        count = f"{self.done:,}/{self.total:,}" if self.total else f"{self.done:,}"
+        unit = "" if self.unit == self.label else self.unit
+        parts = [f"{self.label} {count} {unit}".rstrip(), left, self._shown()]
         return ", ".join(part for part in parts if part)
 
     def close(self) -> None:
-        """Ends the bar; without a terminal the last state is printed as a line."""
+        """Ends the bar; without a terminal the last state is printed as a line, unless it has been."""
         if self._rich is not None:
             self._rich.stop()
-        elif self._printed:
+        elif self._printed not in (None, self.done):
             _print(self.line(), sys.stderr)
         _log(self.line())
 

@@ -23,6 +23,7 @@ class TunesmithError(Exception):
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what, where, fix)  # all three as args: errors stay picklable
         self.what, self.where, self.fix = what, where, fix
+        self.result: dict[str, object] = {}  # what --json gives beside the error
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.fix, self.exit_code))

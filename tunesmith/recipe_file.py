@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -63,7 +64,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         problems |= _invalid(error)
     if problems or wrong or recipe is None:
-        lines = [f"{where(key)}  {'.'.join(map(str, key))}: {text}" for key, text in problems.items()]
+        lines = [f"{where(key)}  {text}" for key, text in problems.items()]
         raise RecipeError(
             _listing(path, lines + wrong), fix="mend these lines; `tunesmith schema` prints every key"
         )
@@ -101,7 +102,7 @@ def _read(path: Path) -> CommentedMap:
         raise RecipeError(f"{path}: {first}", where=f"line {line}", fix="keep one of the two") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise RecipeError(f"{path} is not YAML: {error.problem}", where=f"line {line}") from None
+        raise RecipeError(f"{path} is not YAML: {_yaml_words(error)}", where=f"line {line}") from None
     except YAMLError as error:  # a control character
         raise RecipeError(f"{path} is not YAML: {_first_line(error)}", fix="remove the character") from None
     if not isinstance(tree, CommentedMap):
@@ -119,7 +120,8 @@ def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> 
         try:
             value = YAML(typ="safe").load(text)
         except MarkedYAMLError as error:
-            yield f"--set {override}: {error.problem}"
+            quoted = f": --set '{key}=\"{text}\"'" if isinstance(error, ComposerError) else ""
+            yield f"--set {override}: {_yaml_words(error)}{quoted}"
             continue
         except YAMLError as error:
             yield f"--set {override!r}: {_first_line(error)}"
@@ -131,6 +133,12 @@ def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> 
             place = place[step]
         place[steps[-1]] = value
         set_here.add(steps)
+
+
+def _yaml_words(error: MarkedYAMLError) -> str:
+    if isinstance(error, ComposerError):  # the user means a star, not a reference to an anchor
+        return "a value that begins with * has to stand in quotes"
+    return str(error.problem)
 
 
 def _first_line(error: Exception) -> str:
@@ -161,7 +169,7 @@ def _not_yet(plain: dict[str, Any]) -> Iterator[tuple[Key, str]]:
             node = node.get(step) if isinstance(node, dict) and step in node else can[0]
         if node not in can:
             only = " or ".join("left out" if value in (None, [], {}) else _yaml(value) for value in can)
-            yield steps, f"{_yaml(node)} is not available yet in this version (it can be {only})"
+            yield steps, f"{dotted}: {_yaml(node)} is not available yet in this version (it can be {only})"
 
 
 def _yaml(value: object) -> str:
@@ -191,32 +199,50 @@ def _line(tree: Any, key: Key) -> str:
 
 
 def _invalid(error: ValidationError) -> dict[Key, str]:
-    """pydantic's complaints by key; those of a union's members become one line."""
+    """pydantic's complaints by key, in words for the user; those of a union's members become one line."""
     expected: dict[Key, list[str]] = {}
     got: dict[Key, object] = {}
     said: dict[Key, str] = {}
     for one in error.errors():
         # the name of a union's member is no key of the file
         key = tuple(step for step in one["loc"] if not (isinstance(step, str) and _MEMBER.match(step)))
-        message = one["msg"].removeprefix("Value error, ")
+        dotted = ".".join(map(str, key))
         if one["type"] == "extra_forbidden":
             guess = nearest(str(key[-1]), _known(key[:-1]))
-            said[key] = "unknown key" + (f"; did you mean {guess}?" if guess else "")
+            said[key] = f"{dotted}: unknown key" + (f"; did you mean {guess}?" if guess else "")
         elif one["type"] == "missing":
-            said[key] = "is required"
+            said[key] = f"{dotted}: is required"
         elif one["type"] == "value_error":
-            named, _, text = message.partition(": ")
-            said[tuple(named.split(" and ")[0].split("."))] = text
+            text = one["msg"].removeprefix("Value error, ")
+            if key:
+                said[key] = f"{dotted}: {text}"
+            else:  # the recipe's own validator names the keys
+                said[tuple(text.partition(": ")[0].split(" and ")[0].split("."))] = text
         else:
-            expected.setdefault(key, []).append(
-                message.removeprefix("Input should be ").removeprefix("String should ")
-            )
+            expected.setdefault(key, []).append(_wanted(one["type"], one["msg"], one.get("ctx", {})))
             got[key] = one["input"]
-    return said | {
-        key: f"should be {' or '.join(texts)}, not {got[key]!r}" for key, texts in expected.items()
-    }
+    for key, texts in expected.items():
+        # where something inside is told, the other shapes that the whole could have say nothing
+        if not any(other[: len(key)] == key and other != key for other in (*expected, *said)):
+            wanted = " or ".join(dict.fromkeys(texts))
+            said[key] = f"{'.'.join(map(str, key))}: should be {wanted}, not {got[key]!r}"
+    return said
 
 
+def _wanted(kind: str, message: str, limits: Mapping[str, Any]) -> str:
+    """What should stand there. pydantic's words where they are plain already."""
+    if kind == "too_short":
+        return f"a list of at least {limits['min_length']}"
+    return _PLAIN.get(kind) or message.removeprefix("Input should be ").removeprefix("String should ")
+
+
+_PLAIN = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a section with keys",
+    "model_type": "a section with keys",
+    "string_pattern_mismatch": "letters, digits, dots, dashes and underscores, a letter or digit first",
+}
 _MEMBER = re.compile(r"^(int|str|float|tuple|constrained-\w+|\w+\[.*)$")
 
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -23,6 +24,8 @@ from tunesmith.proof import Proof
 
 SCHEMA_VERSION = 1
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+_READ_ONLY = 30  # EROFS
+_PROOF = ("name", "passed", "figure", "limit", "detail")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -45,11 +48,61 @@ def disk_error(error: OSError, path: Path) -> TunesmithError | None:
         return OutOfRoom(
             "the disk is full", where=str(path), fix="free some space, then run the same command again"
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or error.errno == _READ_ONLY:
         return AccessError(
-            "may not be written", where=str(path), fix="choose another --runs-dir, or chmod u+w"
+            "may not be written", where=str(path), fix=f"chmod u+w {path.parent}, or choose another folder"
         )
     return None
+
+
+def require_writable(out: Path) -> None:
+    """AccessError where `out`, which --out names, can't become a file: told before any work, by trying."""
+    if out.is_dir():
+        raise AccessError(f"{out} can't be written: it is a folder", where="--out", fix="name a file")
+    try:
+        with tempfile.TemporaryFile(dir=out.absolute().parent):
+            pass
+    except OSError as error:
+        raise AccessError(
+            f"{out} can't be written: {error.strerror}",
+            where="--out",
+            fix="--out FILE, in a folder where you may write",
+        ) from None
+
+
+def unreadable(path: Path, why: str, line: int | None = None) -> AccessError:
+    """What to raise for a file of a run that is damaged, or is no run's at all."""
+    return AccessError(
+        f"{path.name} is damaged: {why}",
+        where=f"{path}:{line}" if line else str(path),
+        fix="put it back from a copy, or move this run out of the way",
+    )
+
+
+def parsed(path: Path, text: str, line: int | None = None) -> dict[str, Any]:
+    """The JSON object in `text`, which is `path` or its line `line`; `unreadable` where it is none."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise unreadable(path, f"broken JSON ({error.msg})", line or error.lineno) from None
+    if not isinstance(content, dict):
+        raise unreadable(path, "it holds no JSON object", line)
+    return content
+
+
+def read_text(path: Path) -> str | None:
+    """A file of a run; None where there is no such file, `unreadable` where it can't be read."""
+    try:
+        return path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise unreadable(path, "it is not UTF-8 text", line) from None
+    except OSError as error:
+        raise AccessError(
+            f"{path.name} can't be read: {error.strerror}", where=str(path), fix=f"chmod u+r {path}"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:
@@ -65,6 +118,17 @@ def _lock(handle: TextIO) -> None:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(0.02)
     return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Locks a folder for this process; BlockingIOError where another holds it, OSError where there are no locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 class Run:
@@ -132,10 +196,8 @@ class Run:
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """What `write_json` wrote; empty where there is no such file."""
-        if not path.exists():
-            return {}
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return content
+        text = read_text(path)
+        return {} if text is None else parsed(path, text)
 
     def write_state(self, **changes: Any) -> None:
         """Merges `changes` (phase, step, …) into state.json with a new heartbeat."""
@@ -149,8 +211,7 @@ class Run:
         """Keeps the proof (the newest of a name counts); ProofFailed where it did not pass."""
         from tunesmith import console
 
-        stored = self.read_json(self.proofs_file).get("proofs", [])
-        kept = [one for one in stored if one["name"] != proof.name]
+        kept = [one for one in self.proofs() if one["name"] != proof.name]
         self.write_json(self.proofs_file, {"proofs": [*kept, proof.to_json()]})
         console.note(proof.line())
         if not proof.passed:
@@ -163,6 +224,10 @@ class Run:
     def proofs(self) -> list[dict[str, Any]]:
         """All proofs so far."""
         found: list[dict[str, Any]] = self.read_json(self.proofs_file).get("proofs", [])
+        if not isinstance(found, list) or not all(
+            isinstance(one, dict) and {*_PROOF} <= {*one} for one in found
+        ):
+            raise unreadable(self.proofs_file, f"a proof lacks one of {', '.join(_PROOF)}")
         return found
 
     # ---- stamps
@@ -193,20 +258,46 @@ class Run:
         return inputs
 
 
+def is_run(folder: Path) -> bool:
+    """Whether this is a run: it has a recipe or a state, and is no checkpoint, which has a state too."""
+    told = (folder / name for name in ("recipe.yaml", "state.json"))
+    return any(path.is_file() for path in told) and not (folder / "MANIFEST.json").exists()
+
+
+def runs_in(runs_dir: Path) -> list[Run]:
+    """All runs of a folder, by name. AccessError where it is a file, or itself a run."""
+    if runs_dir.is_file():
+        raise AccessError(
+            f"{runs_dir} is a file", where="--runs-dir", fix="give the folder that the runs lie in"
+        )
+    found = [Run(path) for path in sorted(runs_dir.glob("[!.]*")) if is_run(path)]
+    if not found and (runs_dir / "state.json").is_file():
+        raise AccessError(
+            f"{runs_dir} is itself a run",
+            where="--runs-dir",
+            fix=f"tunesmith show {runs_dir}, or --runs-dir {runs_dir.absolute().parent}",
+        )
+    return found
+
+
 def find_run(name: str, runs_dir: Path) -> Run:
-    """RUN on the command line: a folder, a name under `runs_dir`, or `latest` (newest state.json)."""
+    """RUN on the command line: a folder, a name under `runs_dir`, or `latest` (newest state)."""
+    if name != "latest":
+        for path in (Path(name), runs_dir / name):
+            if is_run(path):
+                return Run(path)
+    known = {run.name: run for run in runs_in(runs_dir)}
     if name == "latest":
-        states = sorted(runs_dir.glob("*/state.json"), key=lambda path: path.stat().st_mtime)
-        if not states:
+        if not known:
             raise TunesmithError("there is no run yet", where=str(runs_dir), fix="tunesmith run RECIPE")
-        return Run(states[-1].parent)
-    for path in (Path(name), runs_dir / name):
-        if (path / "recipe.yaml").is_file():
-            return Run(path)
-    known = [path.parent.name for path in runs_dir.glob("*/recipe.yaml")]
+        return max(known.values(), key=_written)
     guess = nearest(name, known)
     raise TunesmithError(
         f"there is no run {name!r}" + (f"; did you mean {guess!r}?" if guess else ""),
         where=str(runs_dir),
-        fix=f"one of: {', '.join(sorted(known))}" if known else "tunesmith run RECIPE makes one",
+        fix=f"one of: {', '.join(known)}" if known else "tunesmith run RECIPE makes one",
     )
+
+
+def _written(run: Run) -> float:
+    return (run.state_file if run.state_file.is_file() else run.recipe_file).stat().st_mtime

@@ -13,7 +13,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tunesmith.data.own_code import code_hash, processor_files, task_files
 from tunesmith.data.sources import SourceFile
 from tunesmith.errors import AccessError, RowError
 from tunesmith.recipe import Recipe
-from tunesmith.run import disk_error, sha256_file
+from tunesmith.run import disk_error, held, sha256_file
 
 FOLDER = ".rows"
 _CODE = (
@@ -115,10 +115,13 @@ def filling(folder: Path) -> Iterator[Path]:
     temporary = _beside(folder)
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        (temporary / _SIZES).write_text(json.dumps(sizes), "utf-8")
-        _put(temporary, folder)
+        with ExitStack() as stack:
+            with suppress(OSError):  # a file system without locks
+                stack.enter_context(held(temporary))  # `clean` leaves it alone
+            yield temporary
+            sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+            (temporary / _SIZES).write_text(json.dumps(sizes), "utf-8")
+            _put(temporary, folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise disk_error(error, folder) or AccessError(

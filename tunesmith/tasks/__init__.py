@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
+from traceback import extract_tb
 from typing import Any
 
+from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.lookup import find
 from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table, Task, TaskMaker
 
@@ -38,7 +41,43 @@ def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
 TASKS: dict[str, TaskMaker] = {"auto": _auto, "extraction": _extraction, "text": _text}
 
 
+_FIX = "give module:function, with def function(schema, golds): … that returns a task"
+
+
 def make_task(name: str, schema: Mapping[str, Any] | None = None, golds: Golds = ()) -> Task:
     """The task that a recipe names. `schema`: `data.schema` as a JSON schema; `golds`: answers of the TRAINING rows,
-    from which fields and types are inferred where there is no schema."""
-    return find(name, TASKS, "task")(schema, golds)
+    from which fields and types are inferred where there is no schema. RecipeError where a user's own makes none."""
+    maker = find(name, TASKS, "task")
+    return maker(schema, golds) if name in TASKS else _own(name, maker, schema, golds)
+
+
+def _own(name: str, maker: TaskMaker, schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+    if not callable(maker):
+        raise RecipeError(f"the task {name!r} is no function", where="evaluate.task", fix=_FIX)
+    try:
+        signature(maker).bind(schema, golds)
+    except TypeError as error:
+        raise RecipeError(
+            f"the task {name!r} can't be called with a schema and the training answers: {error}",
+            where="evaluate.task",
+            fix=_FIX,
+        ) from None
+    try:
+        made = maker(schema, golds)
+    except TunesmithError:
+        raise
+    except Exception as error:  # the user's own code: anything may happen
+        last = extract_tb(error.__traceback__)[-1]
+        raise RecipeError(
+            f"the task {name!r} fails: {type(error).__name__}: {error}",
+            where=f"{last.filename}:{last.lineno}",
+            fix="mend that line, then the same command again",
+        ) from error
+    wanted = {*Task.__annotations__, *(member for member in vars(Task) if not member.startswith("_"))}
+    if missing := sorted(member for member in wanted if not hasattr(made, member)):
+        raise RecipeError(
+            f"the task {name!r} made a {type(made).__name__}, which has no {', '.join(missing)}",
+            where="evaluate.task",
+            fix="tunesmith/tasks/protocol.py says what a task has",
+        )
+    return made

@@ -20,8 +20,9 @@ def load_schema(path: str | Path) -> dict[str, Any]:
     try:
         schema = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise TunesmithError(
-            f"data.schema can't be read: {error}", where=str(path), fix="give the path of a JSON schema file"
+            f"data.schema can't be read: {why}", where=str(path), fix="give the path of a JSON schema file"
         ) from error
     try:
         Draft202012Validator.check_schema(schema)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
 from tunesmith.data.reject import set_aside
 from tunesmith.data.shown.table import say_report
-from tunesmith.errors import ProofFailed
+from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import load_schema
@@ -42,13 +40,29 @@ def check(
     console.say(f"recipe    {recipe.name}: sound")
     console.say(f"base      {base.name} in {base.folder} ({_size(base)})")
     bos = "no BOS" if contract.bos_id is None else f"BOS {contract.special.get('bos_token')}"
-    _say("contract", f"template {contract.template_name}, answers end with {contract.terminator}, {bos}")
+    console.say_under(
+        "contract", f"template {contract.template_name}, answers end with {contract.terminator}, {bos}"
+    )
     say_report(prepared.report, max_length=recipe.data.max_length, recipe=typed)
     page = prepared.folder / "report.html"
     prepared.write_page(recipe, page)
     console.say(f"page      {page}")
+    told = {"report": prepared.report, "page": str(page)}
     if reject_to is not None:
-        return {"report": prepared.report} | _set_aside(recipe, prepared, reject_to)
+        return told | _set_aside(recipe, prepared, reject_to)
+    try:
+        _judge(recipe, prepared)
+        _schedule(recipe, prepared)
+        _task(recipe, prepared)
+    except TunesmithError as error:
+        error.result |= told
+        raise
+    if show:
+        _show(contract, prepared, show)
+    return told
+
+
+def _judge(recipe: Recipe, prepared: Prepared) -> None:
     verdict(recipe, prepared.report, prepared.folder / "findings.jsonl", listed=True)
     proofs = prepared.proofs()
     for split, rows in prepared.splits.items():
@@ -57,18 +71,13 @@ def check(
             for proof in proofs
             if proof.name.endswith(f"_{split}") and proof.passed
         ]
-        _say("proved", f"{split}, {len(rows):,} rows: {', '.join(rules)}")
+        console.say_under("proved", f"{split}, {len(rows):,} rows: {', '.join(rules)}")
     failed = [proof.name for proof in proofs if not proof.passed]
     for proof in proofs:
         if not proof.passed:
             console.say(proof.line())
     if failed:
         raise ProofFailed(f"{len(failed)} proofs failed: {', '.join(failed)}")
-    _schedule(recipe, prepared)
-    _task(recipe, prepared)
-    if show:
-        _show(contract, prepared, show)
-    return {"report": prepared.report}
 
 
 def _set_aside(recipe: Recipe, prepared: Prepared, target: Path) -> dict[str, Any]:
@@ -83,13 +92,6 @@ def _set_aside(recipe: Recipe, prepared: Prepared, target: Path) -> dict[str, An
     return {"set_aside": set_aside(recipe.data, found, target)}
 
 
-def _say(label: str, text: str) -> None:
-    """A line under its label, wrapped where the terminal ends."""
-    width = max(60, min(110, shutil.get_terminal_size((80, 24)).columns))
-    lines = textwrap.wrap(f"{label:<10}{text}", width, subsequent_indent=" " * 10, break_on_hyphens=False)
-    console.say("\n".join(lines))
-
-
 def _size(base: Base) -> str:
     return f"{sum(path.stat().st_size for path in base.weight_files) / 1e9:.2f} GB, {base.config.get('model_type')}"
 
@@ -101,7 +103,7 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
         splits["train"], batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps
     )
     epochs = order.steps / order.steps_per_epoch
-    _say("training", f"{order.steps:,} steps of {train.batch:,} rows ({epochs:.2f} epochs)")
+    console.say_under("training", f"{order.steps:,} steps of {train.batch:,} rows ({epochs:.2f} epochs)")
     scored = next((name for name in ("test", "validation") if name in splits), None)
     if scored is None:
         console.warn(
@@ -109,7 +111,7 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
         )
         return
     chose = " (the same rows choose the checkpoint: the report will say so)" if scored == "validation" else ""
-    _say("scores", f"on {splits[scored]:,} {scored} rows{chose}")
+    console.say_under("scores", f"on {splits[scored]:,} {scored} rows{chose}")
 
 
 def _task(recipe: Recipe, prepared: Prepared) -> None:

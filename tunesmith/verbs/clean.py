@@ -17,7 +17,7 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.errors import TunesmithError
-from tunesmith.run import Run, find_run, write_atomic
+from tunesmith.run import Run, find_run, held, write_atomic
 from tunesmith.store.s3 import is_s3
 from tunesmith.view import words
 from tunesmith.view.sources import folder_size
@@ -44,7 +44,11 @@ def clean_cache(runs_dir: Path, yes: bool) -> dict[str, Any]:
     folder = runs_dir / CACHE
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     orphans = [entry for entry in entries if entry.is_dir() and not _shared(entry) and not _in_work(entry)]
-    return _remove_all(orphans, f"keeps {len(entries) - len(orphans)} that runs share", yes)
+    working = [entry for entry in entries if entry.name.startswith(".") and entry not in orphans]
+    kept = f"keeps {len(entries) - len(orphans) - len(working)} that runs share"
+    if working:
+        kept += f", and {len(working)} at which a process works"
+    return _remove_all(orphans, kept, yes)
 
 
 def _shared(entry: Path) -> bool:
@@ -52,9 +56,16 @@ def _shared(entry: Path) -> bool:
 
 
 def _in_work(entry: Path) -> bool:
-    """Being written under a passing name; after a day it is what a killed process left."""
-    newest = max((path.stat().st_mtime for path in [entry, *entry.rglob("*")]), default=0.0)
-    return entry.name.startswith(".") and time.time() - newest < _A_DAY
+    """Being written under a passing name: the process that does holds its lock, which the kernel frees."""
+    if not entry.name.startswith("."):
+        return False
+    try:
+        with held(entry):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks: after a day it is what a killed process left
+        return time.time() - entry.stat().st_mtime < _A_DAY
 
 
 def _unneeded(run: Run) -> tuple[list[Path], list[Path]]:

@@ -17,7 +17,7 @@ from tunesmith.data.look import Look, answers_of, look, repeated_prompts, same_w
 from tunesmith.errors import AccessError, RecipeError
 from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
-from tunesmith.run import write_atomic
+from tunesmith.run import require_writable, write_atomic
 from tunesmith.store import hub
 from tunesmith.tasks.json_answer import read_object
 from tunesmith.tokenizer_files import TOKENIZER_FILES
@@ -56,7 +56,7 @@ def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]
     _say_what(found)
     expected = [*_wrong(seen, others, unparsable)]
     for line in expected:
-        console.warn(line)
+        console.warn(console.wrapped(line, indent=2))
     write_atomic(out, recipe_text(found).encode("utf-8"))
     load_recipe(out)
     console.say(f"wrote     {out}: each value with its reason; read it once")
@@ -92,6 +92,7 @@ def _may_write(out: Path, force: bool) -> None:
         )
     if not out.absolute().parent.is_dir():
         raise AccessError(f"there is no folder {out.parent}", where="--out", fix=f"mkdir -p {out.parent}")
+    require_writable(out)
 
 
 # ---- what is seen
@@ -167,35 +168,36 @@ def _script(seen: Look) -> str | None:
 
 def _say_what(found: Findings) -> None:
     seen = found.seen
-    part = "" if seen.whole else f", {seen.looked} of them looked at"
-    console.say(f"rows      {seen.path}: {seen.rows}{part}")
+    say = console.say_under
+    part = "" if seen.whole else f", {seen.looked:,} of them looked at"
+    say("rows", f"{seen.path}: {seen.rows:,}{part}")
     for split, other in found.others.items():
-        console.say(f"          {other.path}: {other.rows}, taken as {split} rows")
-    console.say(f"format    {seen.format.value}: {seen.format.why}")
+        say("", f"{other.path}: {other.rows:,}, taken as {split} rows")
+    say("format", f"{seen.format.value}: {seen.format.why}")
     if seen.guessed:
-        console.warn(f"a guess: {seen.guessed}")
+        console.warn(console.wrapped(f"a guess: {seen.guessed}", indent=2))
     if seen.role:
-        console.say(f"role      {seen.role.value}: {seen.role.why}")
-    console.say(
-        f"task      {found.task}: "
-        + ("the answers are JSON objects" if found.task == "extraction" else "the answers are texts")
-    )
+        say("role", f"{seen.role.value}: {seen.role.why}")
+    answers = "JSON objects" if found.task == "extraction" else "texts"
+    say("task", f"{found.task}: the answers are {answers}")
     for key, choice in (("group", seen.group), ("stratify", seen.stratify)):
         if choice:
-            console.say(f"{key:9} {choice.value}: {choice.why}")
+            say(key, f"{choice.value}: {choice.why}")
     lengths = found.lengths
-    console.say(
-        f"tokens    half of the rows up to {lengths.p50}, 90 % up to {lengths.p90}, 99 % up to {lengths.p99}, "
-        f"longest {lengths.longest} (tokenizer of {found.base})"
+    say(
+        "tokens",
+        f"half of the rows up to {lengths.p50:,}, 90 % up to {lengths.p90:,}, 99 % up to {lengths.p99:,}, "
+        f"longest {lengths.longest:,} (tokenizer of {found.base})",
     )
     most, over = limit(found)
     if found.kept < _NEARLY_ALL:
-        console.warn(
-            f"{over} of {len(lengths.all)} rows are longer than the {most} tokens that {found.base} takes, and will be "
-            "left out; a base with more positions (--base) takes them"
+        text = (
+            f"{over:,} of {len(lengths.all):,} rows are longer than the {most:,} tokens that {found.base} takes, "
+            "and will be left out; a base with more positions (--base) takes them"
         )
+        console.warn(console.wrapped(text, indent=2))
     if found.script:
-        console.say(f"script    {found.script}: an answer in another one will be an error")
+        say("script", f"{found.script}: an answer in another one will be an error")
 
 
 def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
@@ -205,16 +207,16 @@ def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
         name = one.path.name
         if one.bad:
             listing = "\n  ".join(one.bad[:_SHOWN])
-            found.append(f"{len(one.bad)} rows of {name} can't be used:\n  {listing}")
+            found.append(f"{len(one.bad):,} rows of {name} can't be used:\n  {listing}")
         empty = sum(not answer.strip() for answer in answers_of(one))
         if empty:
-            found.append(f"{empty} rows of {name} have an empty answer (check empty_answer)")
+            found.append(f"{empty:,} rows of {name} have an empty answer (check empty_answer)")
     if unparsable:
-        found.append(f"{unparsable} answers are no JSON object, the others are (check unparsable)")
+        found.append(f"{unparsable:,} answers are no JSON object, the others are (check unparsable)")
     for split, other in others.items():
         if repeated := repeated_prompts(seen, other):
             found.append(
-                f"{repeated} {split} prompts stand in {seen.path.name} to the letter (check exact_leak)"
+                f"{repeated:,} {split} prompts stand in {seen.path.name} to the letter (check exact_leak)"
             )
     if seen.manner.format in ("messages", "sharegpt", "preference"):
         hits = [
@@ -225,7 +227,7 @@ def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:
         ]
         if hits:
             found.append(
-                f"{len(hits)} rows hold what looks like a phone number, mail or address (check phi): {hits[0]}"
+                f"{len(hits):,} rows hold what looks like a phone number, mail or address (check phi): {hits[0]}"
             )
     return found
 

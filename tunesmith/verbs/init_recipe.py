@@ -100,14 +100,14 @@ def _model(found: Findings) -> list[str]:
 
 def _data(found: Findings) -> list[str]:
     seen = found.seen
-    lines = ["data:", _line("train", str(seen.path), f"{seen.rows} rows")]
+    lines = ["data:", _line("train", str(seen.path), f"{seen.rows:,} rows")]
     for split, other in found.others.items():
         why = (
             "chooses the checkpoint"
             if split == "validation"
             else "chooses nothing: the headline stands on it"
         )
-        lines.append(_line(split, str(other.path), f"{other.rows} rows; {why}"))
+        lines.append(_line(split, str(other.path), f"{other.rows:,} rows; {why}"))
     if seen.manner.processor:
         lines.append(_line("processor", seen.manner.processor, seen.format.why))
     else:
@@ -132,15 +132,19 @@ def _length(found: Findings) -> Iterator[str]:
     most, over = limit(found)
     if found.seen.manner.format == "text":
         yield _line(
-            "max_length", most, f"longer texts become several rows; the longest has {lengths.longest} tokens"
+            "max_length",
+            most,
+            f"longer texts become several rows; the longest has {lengths.longest:,} tokens",
         )
         return
     yield _line(
-        "max_length", most, f"half of the rows have up to {lengths.p50} tokens, the longest {lengths.longest}"
+        "max_length",
+        most,
+        f"half of the rows have up to {lengths.p50:,} tokens, the longest {lengths.longest:,}",
     )
     if over:
         yield _line(
-            "overlong", "drop", f"leaves out {over} of {len(lengths.all)} rows; an answer is never cut"
+            "overlong", "drop", f"leaves out {over:,} of {len(lengths.all):,} rows; an answer is never cut"
         )
     elif not found.seen.whole:
         yield _line("overlong", "drop", "not all rows were counted: leaves out what is longer still")
@@ -185,7 +189,7 @@ def _split(found: Findings) -> list[str]:
             if split == "validation"
             else "chooses nothing: the headline stands on it"
         )
-        lines.append(_line(split, share, f"some {round(share * found.examples)} rows; {why}", deep=4))
+        lines.append(_line(split, share, f"some {round(share * found.examples):,} rows; {why}", deep=4))
     for key, choice in (("group", seen.group), ("stratify", seen.stratify)):
         if choice:
             lines.append(_line(key, choice.value, choice.why, deep=4))
@@ -220,7 +224,7 @@ def _train(found: Findings) -> list[str]:
     times, batch = epochs(found), 8 if found.on_starter or found.examples < 1000 else 16
     kept = found.examples * found.kept * (1 - sum(shares(found).values()))
     steps = max(1, round(times * kept / batch))
-    lines = ["train:", _line("epochs", times, f"{found.examples} rows: some {steps} steps")]
+    lines = ["train:", _line("epochs", times, f"{found.examples:,} rows: some {steps:,} steps")]
     if found.on_starter and steps > 1.5 * _STEPS:
         lines.append(_line("max_steps", _STEPS, "enough to see it learn on a CPU; take it out with a card"))
         steps = _STEPS

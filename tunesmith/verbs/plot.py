@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith import console
-from tunesmith.errors import AccessError, TunesmithError
-from tunesmith.run import Run
+from tunesmith.errors import TunesmithError
+from tunesmith.run import Run, require_writable
 from tunesmith.view.series import load_series
 from tunesmith.view.sources import Source, look_at
 
 
 def plot(names: Sequence[str], runs_dir: str | Path, out: Path | None) -> dict[str, Any]:
     """Draws into `out`; without one into <run>.png in the working folder."""
-    if out is not None:
-        if out.suffix.lower() != ".png":
-            raise TunesmithError(
-                f"{out} does not end in .png", where="--out", fix=f"--out {out.with_suffix('.png')}"
-            )
-        writable(out)
+    if out is not None and out.suffix.lower() != ".png":
+        raise TunesmithError(
+            f"{out} does not end in .png", where="--out", fix=f"--out {out.with_suffix('.png')}"
+        )
     with look_at(names, runs_dir) as sources:
         curves = {name: load_series(run) for name, run in named(sources).items()}
-    silent = [name for name, series in curves.items() if not series]
-    if len(silent) == len(curves):
-        raise TunesmithError(
-            f"no step is logged yet in {', '.join(silent)}",
-            fix="train first, or wait for train.log_every steps",
-        )
-    for name in silent:
-        console.warn(f"no step is logged yet in {name}")
+    require_steps({name: bool(series) for name, series in curves.items()})
+    out = out or Path(f"{_file_name(list(curves))}.png")
+    require_writable(out)
     from tunesmith.view.figures import png
     from tunesmith.view.overlay import overlay
 
-    out = out or Path(f"{_file_name(list(curves))}.png")
     png(overlay({name: series for name, series in curves.items() if series}), out)
     console.say(f"picture: {out}")
     return {"out": str(out), "runs": list(curves)}
@@ -49,12 +41,16 @@ def named(sources: Sequence[Source]) -> dict[str, Run]:
     }
 
 
-def writable(out: Path) -> None:
-    """AccessError where `out` can't become a file: told before any work."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise AccessError(
-            f"{out} can't be written: it is a folder, or lies in none", where="--out", fix="name a file"
+def require_steps(logged: Mapping[str, bool]) -> None:
+    """`logged`: whether a run has logged a step. A warning where one has not, TunesmithError where none has."""
+    silent = [name for name, some in logged.items() if not some]
+    if len(silent) == len(logged):
+        raise TunesmithError(
+            f"no step is logged yet in {', '.join(silent)}",
+            fix="train first, or wait for train.log_every steps",
         )
+    for name in silent:
+        console.warn(f"no step is logged yet in {name}")
 
 
 def _file_name(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from tunesmith.errors import AccessError, ModelError
 from tunesmith.pipeline import require_same
 from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
-from tunesmith.run import Run, find_run
+from tunesmith.run import Run, find_run, is_run, require_writable
 from tunesmith.tasks import Task, make_task
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def predict(
     model: str, rows: Path, out: Path, *, runs_dir: Path, batch: int = 16, max_tokens: int | None = None
 ) -> dict[str, Any]:
     """Writes a line per row of `rows` to `out`: id, prompt, answer, what the task reads in it, and its problems."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise AccessError(
-            f"{out} can't be written: it is a folder, or lies in none", where="--out", fix="name a file"
-        )
+    require_writable(out)
     if out.exists() and rows.exists() and out.samefile(rows):
         raise AccessError(
             "--out is the file of the rows: they would be lost", where=str(out), fix="name another"
@@ -70,7 +67,7 @@ def _run_of(name: str, runs_dir: Path) -> Run | None:
     for folder in (Path(name), Path(name).parent) if Path(name).is_dir() else ():
         if (folder / "recipe.yaml").is_file() and (folder / "stages.json").is_file():
             return Run(folder)
-    if name == "latest" or (runs_dir / name / "recipe.yaml").is_file():
+    if name == "latest" or is_run(runs_dir / name):
         return find_run(name, runs_dir)
     return None
 

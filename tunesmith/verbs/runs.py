@@ -10,7 +10,7 @@ from typing import Any
 from tunesmith import console
 from tunesmith.view import words
 from tunesmith.view.sources import all_runs
-from tunesmith.view.summary import Summary, summarise
+from tunesmith.view.summary import Summary, summarise_any
 
 _SHORTEST = 10  # columns of a name
 
@@ -20,13 +20,18 @@ def runs(runs_dir: str | Path) -> dict[str, Any]:
     now = time.time()
     with all_runs(runs_dir) as sources:
         found = sorted(
-            (summarise(source, now) for source in sources),
+            (summarise_any(source, now) for source in sources),
             key=lambda one: (-(one.heartbeat or 0.0), one.name),
         )
     if not found:
         console.say(f"there is no run under {runs_dir}; tunesmith run RECIPE makes one")
         return {"runs": []}
-    _print(found, str(runs_dir), now, shutil.get_terminal_size().columns)
+    readable = [one for one in found if one.state != "unreadable"]
+    if readable:
+        _print(readable, str(runs_dir), now, shutil.get_terminal_size().columns)
+    for one in found:
+        if one.state == "unreadable":
+            console.say(f"{one.name}  unreadable: {one.error}")
     return {"runs": [one.to_json() for one in found]}
 
 

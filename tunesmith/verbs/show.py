@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
+from tunesmith.run import read_text
 from tunesmith.store.s3 import is_s3
 from tunesmith.view import words
 from tunesmith.view.series import Series, gaps, load_series
@@ -36,33 +37,30 @@ def show(name: str, runs_dir: str | Path) -> dict[str, Any]:
         run, now = source.run, time.time()
         one, series, proofs = summarise(source, now), load_series(run), run.proofs()
         recipe = run.read_json(run.lock_file).get("recipe", {})
+        splits = run.read_json(run.data / "report.json").get("splits", {})
         _print_state(one, now)
         _print_recipe(recipe)
-        _print_rows(run.read_json(run.data / "report.json").get("splits", {}))
+        _print_rows(splits)
         _print_training(series, one)
         if one.headline:
             _print_headline(one.headline)
         _print_proofs(proofs)
         _print_paths(source)
-        _line("next", _next(one, source, str(runs_dir)))
+        console.say(f"next      {_next(one, source, str(runs_dir))}")  # in one line: it is there to be copied
         last = {name: one.values[-1] for name, one in series.items()}
         return {
             "run": one.address, "headline": one.headline, "summary": one.to_json(), "last": last, "proofs": proofs,
         }  # fmt: skip
 
 
-def _line(label: str, text: str) -> None:
-    console.say(f"{label:<9} {text}")
-
-
 def _print_state(one: Summary, now: float) -> None:
-    _line("run", f"{one.name} ({words.size(one.size)}) in {one.address}")
+    console.say_under("run", f"{one.name} ({words.size(one.size)}) in {one.address}")
     step = "" if one.step is None else f", step {one.step} of {one.steps or '?'}"
     seen = "" if one.heartbeat is None else f", last sign {words.age(now - one.heartbeat)} ago"
     stale = " (it ended without a word)" if one.state == "stale" else ""
-    _line("state", f"{one.state}{stale}: {one.phase}{step}{seen}")
+    console.say_under("state", f"{one.state}{stale}: {one.phase}{step}{seen}")
     for line in (one.error or "").splitlines():
-        _line("", line)
+        console.say_under("", line)
 
 
 def _print_recipe(recipe: Mapping[str, Any]) -> None:
@@ -73,18 +71,18 @@ def _print_recipe(recipe: Mapping[str, Any]) -> None:
         return words.number(recipe.get(key))
 
     quantized = "" if recipe.get("model.quantize") == "none" else f", {get('model.quantize')}"
-    _line("base", f"{get('model.base')}, {get('model.dtype')}{quantized}")
+    console.say_under("base", f"{get('model.base')}, {get('model.dtype')}{quantized}")
     if recipe.get("tune.method") == "lora":
         modules = recipe.get("tune.target_modules")
         on = "all linears" if modules == "all" else " ".join(modules or ())
-        _line(
+        console.say_under(
             "tune",
             f"LoRA rank {get('tune.rank')}, alpha {get('tune.alpha')}, dropout {get('tune.dropout')}, {on}",
         )
     else:
-        _line("tune", get("tune.method"))
+        console.say_under("tune", get("tune.method"))
     rate = f"learning rate {get('train.learning_rate')} {get('train.schedule')}"
-    _line(
+    console.say_under(
         "train",
         f"{get('train.batch')} rows a step, {rate}, {get('train.optimizer')}, seed {get('seed')}",
     )
@@ -97,7 +95,7 @@ def _print_rows(splits: Mapping[str, Any]) -> None:
         train = splits["train"]
         parts[0] += f" ({train['tokens']:,} tokens, {train['learned_tokens'] / train['tokens']:.0%} learned)"
     if parts:
-        _line("rows", ", ".join(parts))
+        console.say_under("rows", ", ".join(parts))
 
 
 def _print_training(series: dict[str, Series], one: Summary) -> None:
@@ -110,37 +108,39 @@ def _print_training(series: dict[str, Series], one: Summary) -> None:
         text += f", validation {last.validation:.4f} at step {last.step}"
         if last.gap is not None:
             text += f", gap {last.gap:+.4f}"
-    _line("loss", text)
+    console.say_under("loss", text)
     if one.best_loss is not None:
-        _line("best", f"validation {one.best_loss:.4f} at step {one.best_step}")
+        console.say_under("best", f"validation {one.best_loss:.4f} at step {one.best_step}")
     if "tokens_per_second" in series:
         speed = f"{statistics.median(series['tokens_per_second'].values):,.0f} tokens/s (median)"
         if "memory_gib" in series:
             speed += f", peak memory {max(series['memory_gib'].values):.1f} GiB"
-        _line("speed", f"{speed}, {words.clock(sum(series['seconds'].values))} in training steps")
+        console.say_under("speed", f"{speed}, {words.clock(sum(series['seconds'].values))} in training steps")
 
 
 def _print_headline(found: Mapping[str, Any]) -> None:
     by = found["difference"]
-    _line(
+    console.say_under(
         "headline",
         f"{found['metric']}: base {found['base']:.3f}, tuned {found['tuned']:.3f} (n = {found['n']})",
     )
-    _line("", f"difference {by['value']:+.3f} (95 % interval {by['low']:+.3f} to {by['high']:+.3f})")
+    # one document has no interval
+    interval = "" if by["low"] is None else f" (95 % interval {by['low']:+.3f} to {by['high']:+.3f})"
+    console.say_under("", f"difference {by['value']:+.3f}{interval}")
 
 
 def _print_proofs(proofs: list[dict[str, Any]]) -> None:
     if not proofs:
         return
     failed = [proof for proof in proofs if not proof["passed"]]
-    _line("proofs", f"{len(proofs) - len(failed)} passed, {len(failed)} failed")
+    console.say_under("proofs", f"{len(proofs) - len(failed)} passed, {len(failed)} failed")
     for proof in _merged(proofs):
         mark = "ok    " if proof["passed"] else "FAILED"
         console.say(
             f"  {mark}  {proof['name']}: {words.number(proof['figure'])} (limit {words.number(proof['limit'])})"
         )
         if not proof["passed"]:
-            console.say(f"          {proof['detail']}")
+            console.say_under("", proof["detail"])
 
 
 def _merged(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -160,10 +160,10 @@ def _merged(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _print_paths(source: Source) -> None:
     if is_s3(source.address):
-        _line("files", source.address)
+        console.say_under("files", source.address)
         return
     there = [name for name in _PATHS if (source.run.path / name).exists()]
-    _line("files", " ".join(there))
+    console.say_under("files", " ".join(there))
 
 
 def _next(one: Summary, source: Source, runs_dir: str) -> str:
@@ -176,11 +176,11 @@ def _next(one: Summary, source: Source, runs_dir: str) -> str:
         return f"tunesmith plot {name}{where}"
     if one.state == "done" and one.headline:
         return f"tunesmith predict {name} ROWS --out answers.jsonl{where}"
+    text = read_text(source.run.recipe_file)
+    if text is None:
+        return f"this run has no recipe.yaml; put it back to go on: {source.run.recipe_file}"
     recipe = shlex.quote(str(source.run.recipe_file))
-    if (
-        re.search(rf"^name: {re.escape(one.name)}$", source.run.recipe_file.read_text("utf-8"), re.MULTILINE)
-        is None
-    ):
+    if re.search(rf"^name: {re.escape(one.name)}$", text, re.MULTILINE) is None:
         recipe += " --fork"  # the run of a recipe of another name
     if one.state == "failed":
         return f"mend what is said above, then: tunesmith run {recipe}{where}"

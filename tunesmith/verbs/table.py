@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
-from tunesmith.run import write_atomic
-from tunesmith.verbs.plot import named, writable
+from tunesmith.run import require_writable, write_atomic
+from tunesmith.verbs.plot import named, require_steps
 from tunesmith.view.logged import logged
 from tunesmith.view.sources import look_at
 
 
-def table(names: Sequence[str], runs_dir: str | Path, form: str, out: Path | None) -> dict[str, Any]:
-    """Writes the table to `out`, or to stdout. `form` is csv or json; every number reads back as the same number."""
-    if out is not None:
-        writable(out)
+def table(names: Sequence[str], runs_dir: str | Path, form: str | None, out: Path | None) -> dict[str, Any]:
+    """Writes the table to `out`, or to stdout; every number reads back as the same number.
+
+    `form`: csv or json; None: json into a file that ends so, csv elsewhere.
+    """
+    form = form or ("json" if out is not None and out.suffix.lower() == ".json" else "csv")
     with look_at(names, runs_dir) as sources:
-        columns, rows = logged(named(sources))
+        runs = named(sources)
+        columns, rows = logged(runs)
+    with_steps = {row["run"] for row in rows}
+    require_steps({name: name in with_steps for name in runs})
+    if out is not None:
+        require_writable(out)
     text = _csv(columns, rows) if form == "csv" else _json(columns, rows)
     if out is None:
         console.say(text.removesuffix("\n"))

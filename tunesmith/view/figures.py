@@ -66,20 +66,14 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
                 over = np.maximum(below, validation.values)
                 axes.fill_between(validation.steps, below, over, color=ORANGE, alpha=0.15, linewidth=0)
             step, value = best(dict(series)) or (0, 0.0)
-            axes.annotate(
-                f"best {value:.3f}\nstep {step}",
-                (step, value),
-                xytext=(6, 14),
-                textcoords="offset points",
-                fontsize=8,
-            )
             axes.plot(
-                [step], [value], marker="o", markersize=9, markerfacecolor="none", color=ORANGE, linestyle=""
-            )
+                [step], [value], marker="o", markersize=9, markerfacecolor="none", color=ORANGE, linestyle="",
+                label=f"best: {value:.3f} at step {step}",
+            )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per token")
         frame_losses(axes, [*smooth, *(validation.values if validation else [])])
-        axes.legend(loc="upper right", ncols=3)
+        axes.legend(loc="upper right", ncols=4)
     return figure
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.run import Run
-from tunesmith.view.series import read_lines
+from tunesmith.view.series import logged_lines
 
 
 def logged(runs: Mapping[str, Run]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -18,7 +18,7 @@ def logged(runs: Mapping[str, Run]) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for name, run in runs.items():
         steps: dict[int, dict[str, Any]] = {}
-        for line in read_lines(run.metrics_file) + read_lines(run.timing_file):
+        for line in logged_lines(run):
             columns |= dict.fromkeys(line)
             steps.setdefault(line["step"], {"run": name}).update(line)
         rows += [steps[step] for step in sorted(steps)]

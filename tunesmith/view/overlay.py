@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.view.figures import (
     BLUE,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Curves = Mapping[str, dict[str, Series]]
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY)
 _MARKERS = "osD^vPX"
+_BEST: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
 _MANY = 60  # logged steps from which on the single ones stand back behind their mean
 _SMALL = (
     ("learning_rate", "learning rate", "peak at the end of warm-up"),
@@ -49,19 +50,24 @@ def overlay(runs: Curves) -> Figure:
         for place, (name, title, about) in zip(((1, 1), (2, 0), (2, 1)), _SMALL, strict=True):
             _small(figure.add_subplot(grid[place], sharex=losses), runs, name, title, about)
         if len(runs) > 1:
-            _name_runs(figure, list(runs))
+            _name_runs(figure, runs)
         else:
             figure.suptitle(next(iter(runs)), x=0.01, ha="left", fontsize=11)
     return figure
 
 
-def _name_runs(figure: Figure, names: Sequence[str]) -> None:
-    """A colour each, above all panels."""
+def _name_runs(figure: Figure, runs: Curves) -> None:
+    """A colour each, above all panels; the marker of its validations, where it has some."""
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color=_colour(i), marker=_marker(i), markersize=5) for i in range(len(names))]
-    columns = min(len(names), 4)
-    labels = [shortened(name, 100 // columns) for name in names]
+    lines = [
+        Line2D(
+            [], [], color=_colour(i), marker=_marker(i) if "validation_loss" in series else "", markersize=5
+        )
+        for i, series in enumerate(runs.values())
+    ]
+    columns = min(len(runs), 4)
+    labels = [shortened(name, 100 // columns) for name in runs]
     figure.legend(lines, labels, loc="outside upper left", ncols=columns, columnspacing=1.4)
 
 
@@ -85,22 +91,12 @@ def _losses(axes: Axes, runs: Curves) -> None:
                 marker=_marker(number), markersize=4.5,
             )  # fmt: skip
             shown += validation.values
-            _mark_best(axes, series, colour, words=alone)
+            step, value = best(series) or (0, 0.0)
+            axes.plot([step], [value], color=colour, **_BEST)
     axes.set_title("loss, nats per token", fontsize=10, loc="left")
     axes.set_xlabel("step")
     frame_losses(axes, shown)
     _name_lines(axes, runs)
-
-
-def _mark_best(axes: Axes, series: dict[str, Series], colour: str, words: bool) -> None:
-    step, value = best(series) or (0, 0.0)
-    axes.plot([step], [value], marker="o", markersize=11, markerfacecolor="none", color=colour, linestyle="")
-    if words:
-        left = step > 0.8 * max(series["validation_loss"].steps)
-        axes.annotate(
-            f"best {value:.3f} at step {step}", (step, value), xytext=(-8 if left else 8, 12),
-            textcoords="offset points", fontsize=8, ha="right" if left else "left",
-        )  # fmt: skip
 
 
 def _name_lines(axes: Axes, runs: Curves) -> None:
@@ -115,9 +111,11 @@ def _name_lines(axes: Axes, runs: Curves) -> None:
     if any("validation_loss" in series for series in runs.values()):
         lines += [
             Line2D([], [], color=valid, linestyle=(0, (4, 2)), marker="o", markersize=4.5),
-            Line2D([], [], color=valid, linestyle="", marker="o", markersize=9, markerfacecolor="none"),
+            Line2D([], [], color=valid, **_BEST),
         ]
-        labels += ["validation", "best validation"]
+        # its figure stands here: beside the ring there is often a curve
+        step, value = best(next(iter(runs.values()))) or (0, 0.0)
+        labels += ["validation", f"best: {value:.3f} at step {step}" if alone else "best validation"]
     axes.legend(lines, labels, loc="upper right", ncols=3, fontsize=9)
 
 
@@ -140,22 +138,18 @@ def _gap(axes: Axes, runs: Curves) -> None:
 
 
 def _small(axes: Axes, runs: Curves, name: str, title: str, about: str) -> None:
-    found = False
-    for number, series in enumerate(runs.values()):
-        if name in series:
-            found = True
-            few = {"marker": ".", "markersize": 4} if len(series[name].steps) <= 20 else {}
-            # equal learning rates lie on each other: the first ones show as a rim
-            width = (
-                1.2
-                if name != "learning_rate"
-                else 1.2 + 1.6 * (len(runs) - 1 - number) / max(1, len(runs) - 1)
-            )
-            axes.plot(
-                series[name].steps, series[name].values, color=_colour(number),
-                linewidth=width if len(runs) > 1 else 1.4, **few,  # type: ignore[arg-type]
-            )  # fmt: skip
-    _headed(axes, title, about)
+    found = {number: series[name] for number, series in enumerate(runs.values()) if name in series}
+    covered = False
+    for number, series in found.items():
+        few = {"marker": ".", "markersize": 4} if len(series.steps) <= 20 else {}
+        # what the later ones would hide shows as a rim
+        over = sum(_covers(later, series) for at, later in found.items() if at > number)
+        covered |= over > 0
+        axes.plot(
+            series.steps, series.values, color=_colour(number), linewidth=1.3 + 2 * over,
+            **few,  # type: ignore[arg-type]
+        )  # fmt: skip
+    _headed(axes, title, "wide: the same as another's" if covered else about)
     if not found:
         _nothing(axes, "not logged yet")
         return
@@ -164,6 +158,15 @@ def _small(axes: Axes, runs: Curves, name: str, title: str, about: str) -> None:
     if name == "tokens_per_second":
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(bottom=0)
+
+
+def _covers(later: Series, series: Series) -> bool:
+    """Whether the two lie on each other wherever both are."""
+    there = dict(zip(later.steps, later.values, strict=True))
+    both = [
+        there[step] == value for step, value in zip(series.steps, series.values, strict=True) if step in there
+    ]
+    return bool(both) and all(both)
 
 
 def _power(value: float) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.run import Run
+from tunesmith.run import Run, parsed, read_text, unreadable
 
 
 class Series(NamedTuple):
@@ -33,7 +33,7 @@ class Gap(NamedTuple):
 def load_series(run: Run) -> dict[str, Series]:
     """Every numeric key of the two files, by name; empty before the first logged step."""
     made: dict[str, Series] = {}
-    for line in read_lines(run.metrics_file) + read_lines(run.timing_file):
+    for line in logged_lines(run):
         for name, value in line.items():
             if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -45,12 +45,23 @@ def load_series(run: Run) -> dict[str, Series]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file that may still be growing: a torn last line is left out."""
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").split("\n")[
-        :-1
-    ]  # what follows the last "\n" is still being written
-    return [json.loads(line) for line in whole if line]
+    return [line for _, line in _numbered(path)]
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    whole = (read_text(path) or "").split("\n")[:-1]  # what follows the last "\n" is still being written
+    for number, line in enumerate(whole, 1):
+        if line:
+            yield number, parsed(path, line, number)
+
+
+def logged_lines(run: Run) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl and timing.jsonl, each with its step."""
+    for path in (run.metrics_file, run.timing_file):
+        for number, line in _numbered(path):
+            if not isinstance(line.get("step"), int):
+                raise unreadable(path, "a line has no step", number)
+            yield line
 
 
 def gaps(series: dict[str, Series]) -> list[Gap]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tunesmith.errors import AccessError, TunesmithError
 from tunesmith.lookup import nearest
-from tunesmith.run import Run, find_run
+from tunesmith.run import Run, find_run, runs_in
 from tunesmith.store.s3 import S3, Found, is_s3
 
 SMALL = (
@@ -57,11 +57,7 @@ def look_at(names: Sequence[str], runs_dir: str | Path) -> Iterator[list[Source]
 def all_runs(runs_dir: str | Path) -> Iterator[list[Source]]:
     """Every run under `runs_dir`, in no order."""
     if not is_s3(runs_dir):
-        states = [
-            found for name in ("state.json", "recipe.yaml") for found in Path(runs_dir).glob(f"*/{name}")
-        ]
-        folders = {path.parent for path in states if not path.parent.name.startswith(".")}
-        yield [_local(Run(path)) for path in sorted(folders)]
+        yield [_local(run) for run in runs_in(Path(runs_dir))]
         return
     store = S3(str(runs_dir))
     runs: dict[str, list[Found]] = {}

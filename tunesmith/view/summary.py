@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import AccessError
 from tunesmith.notify import stage_of
+from tunesmith.run import unreadable
 from tunesmith.view.series import best, load_series
 from tunesmith.view.sources import Source
 
 _QUIET = {"train": 180.0}  # seconds; training gives a sign every ten
 _QUIET_ELSEWHERE = 3600.0  # other stages give one at their start only
+_STATE = {"phase": str, "step": int, "steps": int, "heartbeat": int | float, "ended": dict}
+_HEADLINE = {"metric": str, "base": int | float, "tuned": int | float, "difference": dict, "n": int}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`state` is running, done, stopped (resumable), failed, or stale: it ended without a word (SIGKILL, power)."""
+    """`state` is running, done, stopped (resumable), failed, stale: it ended without a word (SIGKILL, power), or
+    unreadable: a file is damaged."""
 
     name: str
     address: str
@@ -33,7 +40,7 @@ class Summary:
     size: int
     """Bytes."""
     error: str | None
-    """Why it stopped or failed, where it could still say so."""
+    """Why it stopped or failed, where it could still say so; where the damaged file lies."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -41,9 +48,15 @@ class Summary:
 
 
 def summarise(source: Source, now: float) -> Summary:
-    """`now`: unix seconds."""
+    """`now`: unix seconds. AccessError where a file of the run is damaged."""
     run = source.run
     content = run.read_json(run.state_file)
+    _fits(run.state_file, content, _STATE)
+    report = run.report / "report.json"
+    headline = run.read_json(report).get("headline")
+    if headline is not None:
+        _fits(report, headline, _HEADLINE, all_there=True)
+        _fits(report, headline["difference"], {"value": int | float}, all_there=True)
     series = load_series(run)
     lowest = best(series)
     ended = content.get("ended") or {}
@@ -60,10 +73,30 @@ def summarise(source: Source, now: float) -> Summary:
         heartbeat=heartbeat,
         best_step=lowest and lowest[0],
         best_loss=lowest and lowest[1],
-        headline=run.read_json(run.report / "report.json").get("headline"),
+        headline=headline,
         size=source.size,
         error=ended.get("error"),
     )
+
+
+def summarise_any(source: Source, now: float) -> Summary:
+    """As `summarise`; a run with a damaged file, or a folder that is no run of ours, is `unreadable`."""
+    try:
+        return summarise(source, now)
+    except AccessError as error:
+        return Summary(
+            name=source.run.name, address=source.address, state="unreadable", phase="", step=None, steps=None,
+            heartbeat=None, best_step=None, best_loss=None, headline=None, size=source.size, error=error.where,
+        )  # fmt: skip
+
+
+def _fits(path: Path, content: Any, kinds: Mapping[str, Any], all_there: bool = False) -> None:
+    if not isinstance(content, dict):
+        raise unreadable(path, f"{content!r} stands where keys should be")
+    for key, kind in kinds.items():
+        value = content.get(key)
+        if (value is not None or all_there) and not isinstance(value, kind):
+            raise unreadable(path, f"{key} is {value!r}")
 
 
 def _state(content: dict[str, Any], locked: bool | None, age: float | None) -> str:
@@ -72,7 +105,7 @@ def _state(content: dict[str, Any], locked: bool | None, age: float | None) -> s
     if locked:
         return "running"
     if ended:
-        return "stopped" if ended["exit"] == 75 else "failed"
+        return "stopped" if ended.get("exit") == 75 else "failed"
     if phase.endswith(" done"):
         return "done"
     if phase == "stopped":
