@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from test_engine_exact import engine, recipe
 from tiny_models import tiny
 from transformers import GemmaConfig, GemmaForCausalLM
 
+from tunesmith.engine import fused_attention
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_not
+from tunesmith.engine.fused_stream import Stream
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, SetupError
 from tunesmith.model.attention import register
@@ -56,3 +59,30 @@ def test_layers_that_compute_something_else_are_refused() -> None:
     with pytest.raises(ModelError, match="compute something else"):
         FusedEngine(model, recipe())
     assert type(engine().model) is type(model)
+
+
+@pytest.mark.parametrize("dense, window", [(False, None), (False, 64), (True, None)])
+def test_this_torch_takes_the_calls_of_a_card(
+    dense: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's attention operations are its own affair: their arguments must be those we pass, in this version too.
+
+    Without a card there is no kernel to run, so the right answer is that one; a wrong argument answers otherwise.
+    """
+    monkeypatch.setattr(fused_attention, "_is_fast", lambda q: True)
+    x = torch.zeros(256, 8, 64, dtype=torch.bfloat16)
+    heads = fused_attention.Heads(x[:, :4], x[:, 4:6], x[:, 6:])
+    edges = torch.tensor([0, 128, 256], dtype=torch.int32)
+    stream = Stream(edges, 128, x[:, 0], x[:, 0], None, None, dense)
+    kept = (torch.zeros(2, 4, 128), torch.zeros(2), torch.zeros(2))
+    attended = fused_attention.Attended(torch.zeros(256, 256, dtype=torch.bfloat16), kept)
+    for call in (
+        lambda: fused_attention.attend(heads, stream, 0.1, window),
+        lambda: fused_attention.attend_backward(attended.o, heads, attended, stream, 0.1, window),
+    ):
+        with pytest.raises(NotImplementedError, match="CPU"):
+            call()
+    monkeypatch.setattr(fused_attention, "_sides", lambda window: {"window": 1})  # the mutant
+    if not dense:
+        with pytest.raises(RuntimeError, match="window"):
+            fused_attention.attend(heads, stream, 0.1, window)

@@ -21,11 +21,15 @@ from tunesmith.recipe import Recipe, Tune
 
 CARD = int(139.8 * GIB)
 # torch's allocator on an H200 (benchmarks/profile_gpu.py: NF4, r16 on all linears, without optimiser state):
-# (tokens, share learned, images) -> GiB allocated at the peak
+# (tokens, level, images) -> GiB allocated at the peak. Beside it the script holds up to two gradients of 0.16 GiB,
+# which is all that a prediction may be under it
 MEASURED = {
-    (16384, 1.0, 32): 66.13,
-    (16384, 1.0, 0): 53.17,
-    (3310, 0.35, 0): 15.66,
+    (16384, "none", 32): 66.13,
+    (16384, "none", 0): 53.32,
+    (4615, "none", 32): 32.20,
+    (4096, "none", 2): 18.91,
+    (4096, "full", 0): 7.76,
+    (3310, "none", 0): 15.66,
 }
 
 
@@ -34,11 +38,11 @@ def found(wanted: Recipe, lengths: list[int], card: int | None = CARD) -> MicroB
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=str)
-def test_prediction_is_what_a_card_measured(case: tuple[int, float, int]) -> None:
-    tokens, _, images = case
+def test_prediction_is_what_a_card_measured(case: tuple[int, str, int]) -> None:
+    tokens, level, images = case
     fused = FusedShape.of(LLAMA_8B, recipe())
-    predicted = fused.peak(tokens, ("none",) * 32, images) - 8 * fused.shape.trained
-    assert 0 <= predicted / GIB / MEASURED[case] - 1 < 0.03
+    predicted = fused.peak(tokens, (level,) * 32, images) - 8 * fused.shape.trained
+    assert -0.16 <= predicted / GIB - MEASURED[case] < 0.03 * MEASURED[case]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
