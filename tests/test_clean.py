@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from tiny_project import make_project, metrics, start_training, train_to_end
 
 from tunesmith.cli import main
-from tunesmith.run import Run
+from tunesmith.run import Run, held
 from tunesmith.train.checkpoint import Checkpoints
 
 WEIGHTS = {"weights": {"a": torch.arange(64.0)}}
@@ -104,7 +106,6 @@ def test_nothing_goes_without_a_yes(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_terminal_is_asked(tmp_path: Path, answer: str, goes: bool) -> None:
     """A real terminal: a pseudo-terminal that types the answer."""
     import pty
-    import sys
 
     run = make_run(tmp_path, best=30, finished=True)
     child, terminal = pty.fork()
@@ -184,21 +185,40 @@ def test_a_cleaned_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_rows_that_no_run_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = tmp_path / ".rows"
-    for key in ("shared", "orphan", ".half.tmp", ".old.tmp"):
+    for key in ("shared", "orphan", ".half.tmp", ".killed.tmp"):
         (cache / key).mkdir(parents=True)
         (cache / key / "train.ids.npy").write_bytes(b"x" * 5000)
-    os.utime(cache / ".old.tmp", (1, 1))
-    os.utime(cache / ".old.tmp" / "train.ids.npy", (1, 1))
     (tmp_path / "run" / "data").mkdir(parents=True)
     (tmp_path / "run" / "data" / "train.ids.npy").hardlink_to(cache / "shared" / "train.ids.npy")
-    assert clean(tmp_path, "--cache", "--yes", "--json") == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert sorted(Path(name).name for name in last["removed"]) == [".old.tmp", "orphan"]
-    assert last["bytes"] == 10000
-    assert sorted(path.name for path in cache.iterdir()) == [".half.tmp", "shared"]
-    shutil.rmtree(tmp_path / "run")
-    assert clean(tmp_path, "--cache", "--yes") == 0
-    assert [path.name for path in cache.iterdir()] == [".half.tmp"]
+    with held(cache / ".half.tmp"):  # as the process that fills it does
+        assert clean(tmp_path, "--cache", "--yes", "--json") == 0
+        said = capsys.readouterr().out
+        assert "keeps 1 that runs share, and 1 at which a process works" in said
+        last = json.loads(said.splitlines()[-1])
+        assert sorted(Path(name).name for name in last["removed"]) == [".killed.tmp", "orphan"]
+        assert last["bytes"] == 10000
+        assert sorted(path.name for path in cache.iterdir()) == [".half.tmp", "shared"]
+        shutil.rmtree(tmp_path / "run")
+        assert clean(tmp_path, "--cache", "--yes") == 0
+        assert [path.name for path in cache.iterdir()] == [".half.tmp"]
+
+
+def test_rows_that_are_being_prepared_stay_and_those_of_a_killed_process_go(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom tunesmith.data.cache import filling\n"
+        "with filling(Path(sys.argv[1])) as place:\n"
+        "    (place / 'rows').write_text('x')\n    print('fills', flush=True)\n    time.sleep(60)"
+    )
+    cache = tmp_path / ".rows"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, cache / "key"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "fills\n"
+        assert clean(tmp_path, "--cache", "--yes") == 0 and len(list(cache.iterdir())) == 1
+        process.kill()
+        process.wait()
+    assert len(list(cache.iterdir())) == 1
+    assert clean(tmp_path, "--cache", "--yes") == 0 and list(cache.iterdir()) == []
 
 
 def test_what_is_to_be_cleaned_must_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

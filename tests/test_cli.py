@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tunesmith.cli import main
+
 ROW = {"instruction": "Extract.", "input": "Stage IV.", "output": {"stage": "IV"}}
 RECIPE = """\
 name: one
@@ -243,3 +245,32 @@ def test_recipe_problems_come_before_anything_heavy(place: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=place)
+
+
+@pytest.mark.parametrize(("text", "code"), [("word " * 3000, 2), ("Stage 1.", 3)])
+def test_a_failed_check_still_gives_its_report(
+    place: Path, text: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row is too long (2), or has no answer (3)."""
+    answer = ROW["output"] if code == 2 else ""
+    edit_row(place, 7, json.dumps(ROW | {"input": text, "output": answer}).encode())
+    monkeypatch.chdir(place)
+    assert main(["check", "recipe.yaml", "--json"]) == code
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["exit"] == code and told["error"]
+    assert told["report"]["inspection"]["checks"] and (place / told["page"]).is_file()
+
+
+def test_what_is_stopped_and_keeps_nothing_says_so(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.verbs import check, run
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(place)
+    for module, verb, told in ((check, "check", "begins again"), (run, "run", "goes on")):
+        monkeypatch.setattr(module, verb, stop)
+        assert main([verb, "recipe.yaml"]) == 75
+        assert capsys.readouterr().err == f"stopped: the same command {told}\n"

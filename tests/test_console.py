@@ -67,3 +67,24 @@ def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress("load", total=2) as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_says_a_thing_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with console.progress("rows", total=0, unit="rows") as bar:
+        now += 11.0
+        bar.update(23040)
+    assert capsys.readouterr().err.splitlines() == ["rows 23,040"]
+
+
+def test_lines_end_where_the_terminal_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    console.say_under("error", "word " * 20 + "\nnext")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("error     word") and lines[1].startswith(" " * 10 + "word")
+    assert max(map(len, lines)) <= 60 and lines[-1] == " " * 10 + "next"

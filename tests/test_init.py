@@ -290,3 +290,24 @@ def test_many_rows_are_sampled_the_same_way(tmp_path: Path) -> None:
     assert (
         len({(int(one.id.split(":")[1]) - 1) // 100 for one in first.examples}) == 5
     )  # from all over the file
+
+
+def test_what_it_says_fits_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    rows = generated(cancer) * 20  # 1,200: the same ones again
+    rows[3] |= {"output": ""}
+    jsonl(Path("reports.jsonl"), rows)
+    assert main(["init", "reports.jsonl"]) == 0
+    said = capsys.readouterr()
+    assert max(map(len, (said.out + said.err).splitlines())) <= 80
+    assert "rows      reports.jsonl: 1,200" in said.out and "warning: 20 rows" in said.err
+    assert "# 1,200 rows" in Path("reports.yaml").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody may write")
+def test_a_place_where_nobody_may_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(comma(tmp_path)), "--out", "/proc/x.yaml"]) == 2
+    assert "fix:   --out FILE" in capsys.readouterr().err

@@ -79,3 +79,37 @@ def test_same_name_from_two_places(runs: Path, tmp_path: Path, capsys: pytest.Ca
     make_run(tmp_path / "other", "one", phase="train", step=1)
     assert main(["plot", "one", "other/one", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"] == [f"runs{os.sep}one", "other/one"]
+
+
+def test_no_words_lie_on_a_curve(runs: Path) -> None:
+    """The best loss is told in the legend: beside its ring there is a curve, wherever it is."""
+    curves = {"one": load_series(Run(runs / "one"))}
+    losses = overlay(curves).axes[0]
+    assert len(losses.texts) == 0
+    found = losses.get_legend()
+    assert found is not None and "best: 0.511 at step 100" in [text.get_text() for text in found.get_texts()]
+
+
+def test_a_wide_line_is_explained_and_only_there(runs: Path) -> None:
+    curves = {name: load_series(Run(runs / name)) for name in ("one", "two")}
+    curves["two"]["gradient_norm"].values[3] += 1
+    rates, norms = overlay(curves).axes[2:4]
+    assert rates.lines[0].get_linewidth() > rates.lines[1].get_linewidth()
+    assert [text.get_text() for text in rates.texts] == ["wide: the same as another's"]
+    assert norms.lines[0].get_linewidth() == norms.lines[1].get_linewidth()
+    assert [text.get_text() for text in norms.texts] == ["before clipping"]
+
+
+def test_a_marker_of_the_legend_is_in_the_picture(runs: Path) -> None:
+    curves = {name: load_series(Run(runs / name)) for name in ("one", "two")}
+    del curves["two"]["validation_loss"]
+    figure = overlay(curves)
+    assert [line.get_marker() for line in figure.legends[0].get_lines()] == ["o", ""]
+    drawn = {line.get_marker() for axes in figure.axes for line in axes.lines}
+    assert "o" in drawn and "s" not in drawn
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody may write")
+def test_a_place_where_nobody_may_write(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", "one", "--out", "/proc/one.png"]) == 2
+    assert "fix:   --out FILE" in capsys.readouterr().err

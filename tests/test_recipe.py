@@ -145,3 +145,23 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_control_characters_are_no_bug(tmp_path: Path) -> None:
     assert "is not YAML: unacceptable character" in problems(tmp_path, GOOD + "seed: 1\x07\n")
     assert "unacceptable character" in problems(tmp_path, GOOD, "seed=\x07")
+
+
+def test_both_keys_of_a_quarrel_are_named(tmp_path: Path) -> None:
+    text = GOOD.replace("train: rows.jsonl", "train: rows.jsonl\n  split: {validation: 0.1}")
+    said = problems(tmp_path, text, "data.validation=ok.jsonl")
+    assert "--set  data.validation and data.split.validation: give one of them" in said
+
+
+def test_problems_are_told_in_words_of_the_recipe(tmp_path: Path) -> None:
+    """One problem each: nothing of how the recipe is read."""
+    for given, told in {
+        "data.train=[{path: a, weight: 0}]": "data.train.0.weight: should be greater than 0, not 0",
+        "data.train=[{path: a, hub: b}]": "data.train.0: a source has either a path or a hub id",
+        "data.train=[]": "data.train: should be text or a list of at least 1, not []",
+        "data.split=0.1": "data.split: should be a section with keys, not 0.1",
+        "data.train=*.jsonl": "a value that begins with * has to stand in quotes: --set 'data.train=\"*.jsonl\"'",
+        "name=a b": "name: should be letters, digits",
+    }.items():
+        said = problems(tmp_path, GOOD, given)
+        assert told in said and "has 1 problem:" in said, said

@@ -192,14 +192,14 @@ def test_show_a_run(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         ("paused", ["stopped: train, step 120 of 120", "recipe.yaml"]),
         ("broken", ["failed: evaluate", "proof x failed", "mend what is said above"]),
         ("fresh", ["stale (it ended without a word): prepare"]),
-        ("latest", ["run       "]),
+        ("latest", ["run "]),
     ],
 )
 def test_show_says_what_next(
     runs: Path, name: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, said = listed(capsys, "show", name, "--runs-dir", str(runs))
-    assert [word for word in words if word not in said] == []
+    assert [word for word in words if word not in " ".join(said.split())] == []
 
 
 def test_the_next_command_of_a_fork_finds_the_fork(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,3 +235,84 @@ def test_a_list_is_light(runs: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=os.environ)
+
+
+DAMAGE = {
+    "state.json": b'{"phase": "train",',
+    "stages of a list/state.json": b"[]",
+    "another program/state.json": b'{"heartbeat": "yesterday", "phase": 3}',
+    "ended/state.json": b'{"ended": "well"}',
+    "metrics.jsonl": b'{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 1.0}\n',
+    "zeros/metrics.jsonl": b'{"step": 1, "loss": 2.0}\n\0\0\0\n',
+    "no step/metrics.jsonl": b'{"loss": 2.0}\n',
+    "latin/timing.jsonl": b'{"step": 1, "seconds": "caf\xe9"}\n',
+    "report/report.json": b'{"headline": {"metric": "f1"}}',
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_one_damaged_file_hides_no_other_run(
+    runs: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = name if name.startswith("report/") else name.rpartition("/")[2]
+    run = make_run(runs, "damaged", phase="train", step=1)
+    (run.path / file).parent.mkdir(exist_ok=True)
+    (run.path / file).write_bytes(DAMAGE[name])
+    found, said = listed(capsys, "runs", "--runs-dir", str(runs))
+    assert [one["name"] for one in found["runs"] if one["state"] == "unreadable"] == ["damaged"]
+    assert len(found["runs"]) == 6 and "5 runs under" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("damaged")]
+    assert f"unreadable: {run.path / file}" in line
+    assert main(["show", "damaged", "--runs-dir", str(runs)]) == 2
+    assert f"where: {run.path / file}" in capsys.readouterr().err
+
+
+def test_show_names_a_broken_proof(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ('{"proofs": [', '{"proofs": [{"name": "x"}]}', '{"proofs": 3}'):
+        (runs / "killed" / "proofs.json").write_text(text)
+        assert main(["show", "killed", "--runs-dir", str(runs)]) == 2
+        assert "proofs.json is damaged" in capsys.readouterr().err
+
+
+def test_what_is_listed_can_be_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One rule of what a run is. A checkpoint has a state too, and is none."""
+    (runs / "killed" / "recipe.yaml").unlink()
+    (runs / "fresh" / "state.json").unlink()
+    folder = runs / "killed" / "checkpoints" / "step-00000010"
+    folder.mkdir(parents=True)
+    for name in ("state.json", "MANIFEST.json"):
+        (folder / name).write_text("{}")
+    for one in listed(capsys, "runs", "--runs-dir", str(runs))[0]["runs"]:
+        listed(capsys, "show", one["name"], "--runs-dir", str(runs))
+    assert "has no recipe.yaml" in listed(capsys, "show", "killed", "--runs-dir", str(runs))[1]
+    assert main(["show", str(folder), "--runs-dir", str(runs)]) == 2
+
+
+def test_a_runs_dir_that_is_none(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = runs / "killed" / "metrics.jsonl"
+    for place, told in ((file, f"{file} is a file"), (runs / "killed", "killed is itself a run")):
+        for verb in (["runs"], ["show", "x"], ["plot", "latest"]):
+            assert main([*verb, "--runs-dir", str(place)]) == 2
+            assert told in capsys.readouterr().err
+
+
+def test_show_of_a_failed_run_fits_the_terminal(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = Run(runs / "broken")
+    long = "a figure beyond " * 12
+    run.write_state(ended={"exit": 3, "phase": "evaluate", "error": f"proof x failed\n  fix:   {long}"})
+    proof = {"name": "x", "passed": False, "figure": 2, "limit": 1, "detail": long}
+    run.write_json(run.proofs_file, {"proofs": [proof]})
+    monkeypatch.chdir(runs.parent)
+    _, said = listed(capsys, "show", "broken")
+    assert max(map(len, said.splitlines())) <= 80 and " ".join(said.split()).count("a figure beyond") == 24
+
+
+def test_a_headline_without_an_interval(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(runs / "paused")
+    one = HEADLINE | {"difference": {"value": 0.7, "low": None, "high": None}}
+    run.write_json(run.report / "report.json", {"headline": one})
+    _, said = listed(capsys, "show", "paused", "--runs-dir", str(runs))
+    assert "difference +0.700\n" in said

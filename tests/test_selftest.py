@@ -65,7 +65,8 @@ def recipe(project: Path, **sections: Any) -> Recipe:
 
 def outcomes(project: Path, wanted: Recipe | None = None) -> dict[str, Proof]:
     (project / "work").mkdir()
-    return {proof.name: proof for proof in prove.prove(wanted or recipe(project), project / "work")}
+    made = prove.prove(wanted or recipe(project), project / "work")
+    return {proof.name: proof for proof in made if isinstance(proof, Proof)}
 
 
 def failed(proofs: dict[str, Proof]) -> set[str]:
@@ -113,6 +114,23 @@ def test_a_failed_proof_is_exit_code_3(project: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(prove, "prove", lambda recipe, folder: [Proof("one", False, 1.0, 0.0, "x")])
     result = selftest.selftest(recipe(project))
     assert result["exit"] == 3 and result["proofs"][0]["name"] == "one"
+
+
+def test_what_is_left_out_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One row: nothing can be packed with it. Whatever is not proved stands beside what is."""
+    from tunesmith.verbs import selftest
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(lesson, "STEPS", 1)
+    (project / "rows.jsonl").write_text('{"prompt": "Stage?", "completion": "Red."}\n')
+    result = selftest.selftest(recipe(project, tune={"method": "full"}))
+    assert {*result["left_out"]} | {one["name"] for one in result["proofs"]} == PASSED
+    assert result["left_out"]["accumulation_exact"] == "they need two rows, and there is one"
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("left out packed_equals_unpacked, packed_loss") for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 # ---- mutants

@@ -63,7 +63,7 @@ def test_the_last_line_is_the_object_that_json_asks_for(
     assert json.loads(last)["rows"] == len(list(csv.reader(io.StringIO("\n".join(rows))))) - 1 == 24
 
 
-@given(steps=st.dictionaries(st.integers(1, 10**6), st.tuples(NUMBERS, NUMBERS), max_size=30))
+@given(steps=st.dictionaries(st.integers(1, 10**6), st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=30))
 def test_any_numbers_round_trip(
     tmp_path_factory: pytest.TempPathFactory, steps: dict[int, tuple[Any, Any]]
 ) -> None:
@@ -102,3 +102,32 @@ def test_a_step_that_only_one_file_has_is_a_row_too(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_first(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", "one", "--runs-dir", str(runs), "--out", str(runs / "no" / "x.csv")]) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+def test_a_file_gets_what_its_name_says(runs: Path, tmp_path: Path) -> None:
+    for words, read in (
+        (["--out", "steps.json"], json.loads),
+        (["--out", "steps.csv"], lambda text: list(csv.DictReader(io.StringIO(text)))),
+        (["--out", "steps", "--format", "json"], json.loads),
+    ):
+        out = tmp_path / words[1]
+        given = [*words[:1], str(out), *words[2:]]
+        assert main(["table", "one", "--runs-dir", str(runs), *given]) == 0
+        assert [int(row["step"]) for row in read(out.read_text())] == list(range(5, 125, 5))
+
+
+def test_a_run_without_steps_has_no_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(runs, "empty", curves=False, phase="prepare")
+    assert main(["table", "empty", "--runs-dir", str(runs)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "no step is logged yet in empty" in said.err
+    assert main(["table", "one", "empty", "--runs-dir", str(runs)]) == 0
+    assert "warning: no step is logged yet in empty" in capsys.readouterr().err
+
+
+def test_a_broken_line_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = runs / "one" / "timing.jsonl"
+    file.write_text('{"step": 5}\n\n{"step"\n')
+    for verb in ("table", "plot"):
+        assert main([verb, "one", "--runs-dir", str(runs)]) == 2
+        assert f"where: {file}:3" in capsys.readouterr().err

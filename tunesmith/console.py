@@ -48,7 +48,8 @@ def say(text: str = "") -> None:
 
 def say_under(label: str, text: str) -> None:
     """A result beside a label of ten columns, no wider than the terminal."""
-    say(wrapped(f"{label:<9} {text}", indent=10))
+    for number, line in enumerate(text.splitlines() or [""]):
+        say(wrapped(f"{'' if number else label:<9} {line}", indent=10))
 
 
 def wrapped(text: str, indent: int) -> str:

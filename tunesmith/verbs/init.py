@@ -56,14 +56,15 @@ def init(rows: Path, base: str, out: Path | None, force: bool) -> dict[str, Any]
     _say_what(found)
     expected = [*_wrong(seen, others, unparsable)]
     for line in expected:
-        console.warn(console.wrapped(line, indent=2))
+        _warn(line)
     write_atomic(out, recipe_text(found).encode("utf-8"))
     load_recipe(out)
     console.say(f"wrote     {out}: each value with its reason; read it once")
     if expected:
-        console.say(
-            "first     `check` will end with what is said above: mend the rows, set them aside\n"
-            f"          (tunesmith check {out} --reject-to rejected.jsonl), or set a level in data.checks"
+        console.say_under(
+            "first",
+            "`check` will end with what is said above: mend the rows, set a level in data.checks, or set them aside:\n"
+            f"tunesmith check {out} --reject-to rejected.jsonl",
         )
     console.say(f"next      tunesmith check {out}\n          tunesmith run {out}")
     return {"recipe": str(out)}
@@ -175,7 +176,7 @@ def _say_what(found: Findings) -> None:
         say("", f"{other.path}: {other.rows:,}, taken as {split} rows")
     say("format", f"{seen.format.value}: {seen.format.why}")
     if seen.guessed:
-        console.warn(console.wrapped(f"a guess: {seen.guessed}", indent=2))
+        _warn(f"a guess: {seen.guessed}")
     if seen.role:
         say("role", f"{seen.role.value}: {seen.role.why}")
     answers = "JSON objects" if found.task == "extraction" else "texts"
@@ -191,13 +192,16 @@ def _say_what(found: Findings) -> None:
     )
     most, over = limit(found)
     if found.kept < _NEARLY_ALL:
-        text = (
+        _warn(
             f"{over:,} of {len(lengths.all):,} rows are longer than the {most:,} tokens that {found.base} takes, "
             "and will be left out; a base with more positions (--base) takes them"
         )
-        console.warn(console.wrapped(text, indent=2))
     if found.script:
         say("script", f"{found.script}: an answer in another one will be an error")
+
+
+def _warn(text: str) -> None:
+    console.note(console.wrapped(f"warning: {text}", indent=2))
 
 
 def _wrong(seen: Look, others: dict[str, Look], unparsable: int) -> list[str]:

@@ -59,8 +59,8 @@ def _print_state(one: Summary, now: float) -> None:
     seen = "" if one.heartbeat is None else f", last sign {words.age(now - one.heartbeat)} ago"
     stale = " (it ended without a word)" if one.state == "stale" else ""
     console.say_under("state", f"{one.state}{stale}: {one.phase}{step}{seen}")
-    for line in (one.error or "").splitlines():
-        console.say_under("", line)
+    if one.error:
+        console.say_under("", one.error)
 
 
 def _print_recipe(recipe: Mapping[str, Any]) -> None:
