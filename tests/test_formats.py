@@ -108,10 +108,12 @@ def test_bad_turns(tmp_path: Path) -> None:
     )
 
 
-def test_the_same_id_twice(tmp_path: Path) -> None:
-    assert "its id 'x' is rows.jsonl:1's too" in refused(
-        write(tmp_path, ROW | {"id": "x"}, ROW | {"id": "x"})
-    )
+def test_the_same_id_twice_is_renamed_as_prepare_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, *(ROW | {"id": identity} for identity in ("x", "y", "x", 7, "7", "x")))
+    assert [row.id for row in read_file(path, Manner())] == ["x", "y", "x~2", "7", "7~2", "x~3"]
+    assert "3 rows have the id of another row" in capsys.readouterr().err
 
 
 def test_null_names_no_row_and_no_document(tmp_path: Path) -> None:
@@ -119,6 +121,56 @@ def test_null_names_no_row_and_no_document(tmp_path: Path) -> None:
     rows = read_file(write(tmp_path, nameless, nameless, nameless | {"doc_id": 7}), Manner())
     assert [row.id for row in rows] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"]
     assert [row.document for row in rows] == ["rows.jsonl:1", "rows.jsonl:2", "7"]
+
+
+def test_nan_names_no_row_and_no_document(tmp_path: Path) -> None:
+    nan = float("nan")
+    row = ROW | {"id": nan, "document": nan, "kind": nan}
+    manner = Manner(stratify="kind")
+    rows = read_file(write(tmp_path, row, row, row | {"doc_id": 7}), manner)
+    assert [one.id for one in rows] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"]
+    assert [one.document for one in rows] == ["rows.jsonl:1", "rows.jsonl:2", "7"]
+    assert rows[0].slices == {"kind": "(none)"}
+    grouped = read_file(write(tmp_path, row, row), Manner(group="kind"))
+    assert [one.document for one in grouped] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "\ud800"},
+        {"doc_id": "\ud800"},
+        {"slices": {"other": "\ud800"}},
+        {"slices": {"\ud800": "kind"}},
+        {"group": "\ud800"},
+        {"kind": "\ud800"},
+    ],
+)
+def test_names_that_no_file_takes_are_bad_rows(tmp_path: Path, odd: dict[str, object]) -> None:
+    good = ROW | {"group": "g", "kind": "k"}
+    manner = Manner(group="group" if "group" in odd else None, stratify="kind")
+    said = refused(write(tmp_path, good, good | odd), manner)
+    assert "1 of 2 rows" in said and "rows.jsonl:2: a text holds half of a surrogate pair" in said
+    said = refused(write(tmp_path, ROW, {"reply\ud800": "y"}))
+    assert "there are reply\\ud800" in said and said.encode()
+
+
+def test_answers_that_are_no_json_are_bad_rows(tmp_path: Path) -> None:
+    import datetime
+    from decimal import Decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    nan = write(tmp_path, *(ROW | {"output": {"dose": dose}} for dose in (1.5, float("nan"), float("inf"))))
+    said = refused(nan)
+    assert "2 of 3 rows can't be used" in said and "output can't be written as JSON" in said
+    odd = [datetime.date(2020, 1, 1), Decimal("1.5"), b"ab", float("nan")]
+    for value in odd:
+        table = pa.table({"prompt": ["a", "b"], "completion": [{"x": value}, None]})
+        pq.write_table(table, tmp_path / "rows.parquet")
+        said = refused(tmp_path / "rows.parquet")
+        assert "1 of 2 rows" in said and "rows.parquet:1: completion can't be written as JSON" in said
 
 
 def test_json_that_python_reads_half(tmp_path: Path) -> None:

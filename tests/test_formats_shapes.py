@@ -135,6 +135,8 @@ def test_only_the_last_chosen_answer_is_learned() -> None:
             "the last turn of chosen",
         ),
         ("good", "poor", "chosen is an answer alone, and there is no column 'prompt'"),
+        ("Human:hello\n\nAssistant:ok", "Human:hello\n\nAssistant:no", "chosen begins with no turn"),
+        ("Human:q\n\nAssistant: a\n\nHuman: r\n\nAssistant: b", "x", "chosen begins with no turn"),
         (5, "poor", "chosen has to be text or a list of turns, not a number"),
     ],
 )

@@ -127,7 +127,7 @@ def test_context_is_cut_at_its_front_and_nothing_else(tmp_path: Path) -> None:
     long = [
         {
             "instruction": "Name the last word.",
-            "input": " ".join(f"word{i}" for i in range(300)),
+            "input": " ".join(f"word{i}" for i in range(200, 300)),
             "output": "word299",
         }
     ]

@@ -184,9 +184,55 @@ def test_three_tasks_from_one_abstract() -> None:
     assert len({one.id for one in rows}) == 3
 
 
-def test_nothing_found_is_said_so() -> None:
-    rows = made(ABSTRACT | {"mentions": [], "relations": []}, "annotated_abstract")
-    assert [one.answer for one in rows] == ["- none"] * 3
+def tasks_of(**changes: Any) -> dict[str, str | None]:
+    return {one.slices["task"]: one.answer for one in made(ABSTRACT | changes, "annotated_abstract")}
+
+
+def test_a_task_that_nobody_annotated_has_no_answer() -> None:
+    """Nothing is not "none": the mutant answers three tasks of a corpus that has one."""
+    chemicals = [one for one in ABSTRACT["mentions"] if one["type"] == "Chemical"]
+    assert set(tasks_of(relations=[])) == {"chemical_extraction", "disease_extraction"}
+    assert set(tasks_of(mentions=chemicals, relations=[])) == {"chemical_extraction"}
+    assert tasks_of(mentions=[], relations=[]) == {}
+    ncbi = [
+        one | {"type": kind}
+        for one, kind in zip(
+            ABSTRACT["mentions"],
+            ["SpecificDisease", "Modifier", "Gene", "CompositeMention", "DiseaseClass"],
+            strict=True,
+        )
+    ]
+    assert tasks_of(mentions=ncbi, relations=[]) == {"disease_extraction": "- Zoral\n- rash\n- fever"}
+    with pytest.raises(BadRow, match=r"of unknown types: Gene \(known are Chemical, Disease"):
+        tasks_of(mentions=[ncbi[2]], relations=[])
+
+
+def test_an_answer_that_is_there_changes_nothing_of_what_is_asked() -> None:
+    asked: dict[str, Any] = {"labelled": False, "processor": "diagnosis_treatment"}
+    for answer in ("", "Rest.", None, 5, "Diagnosis: a.\nTreatment: b."):
+        (one,) = row_examples({"question": "q", "answer": answer}, "f:1", Manner(**asked))
+        assert one.answer is None and one.prompt[-1].content.endswith("\n\nq")
+    mapped = Manner(**asked, columns={"answer": "reply"})
+    assert len(row_examples({"question": "q", "reply": "Rest."}, "f:1", mapped)) == 1
+    lost = ABSTRACT | {"relations": [{"type": "CID", "arguments": ["D99", "D02"]}]}
+    for row in (lost, ABSTRACT | {"mentions": []}, ABSTRACT | {"mentions": [{"type": "Gene"}]}):
+        assert [one.slices["task"] for one in made(row, "annotated_abstract", labelled=False)] == list(TASKS)
+    (one,) = made({"record": "Sex: M\nService: MEDICINE\n"}, "record_request", labelled=False)
+    assert "male patient on the MEDICINE service" in one.prompt[-1].content
+
+
+def test_rows_left_out_are_told(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(ROW | {"q": q}) + "\n" for q in ("out", "in", "out")))
+    manner = Manner(processor=f"{own}:some", labelled=False)
+    assert len(read_file(path, manner)) == 1
+    assert f"{own}:some left out 2 of 3 rows" in capsys.readouterr().err
+    path.write_text(json.dumps(ROW | {"q": "out"}))
+    with pytest.raises(RowError, match=r"no rows of rows\.jsonl are left"):
+        read_file(path, manner)
+
+
+def test_relations_of_ids_that_are_not_there_and_abstracts_to_be_answered() -> None:
     lost = ABSTRACT | {"relations": [{"type": "CID", "arguments": ["D99", "D02"]}]}
     with pytest.raises(BadRow, match="the relation's D99 is not annotated"):
         made(lost, "annotated_abstract")
@@ -279,6 +325,10 @@ def inner(row): return json.loads("{")
 def role(row): return Example("", (Message("human", "q"), Message("assistant", "a", True)))
 def plain(row): return Example("", (Message("text", row["q"], True),))
 number = 5
+def numbered(row): return Example.make(row["q"], row["a"], id=5)
+def sliced(row): return Example.make(row["q"], row["a"], slices={"n": None})
+def torn(row): return Example.make(row["q"], row["a"], document="\\ud800")
+def torn_slice(row): return Example.make(row["q"], row["a"], slices={"kind": "\\ud800"})
 """
 ROW = {"q": "ask", "a": "reply", "side": "left"}
 
@@ -317,6 +367,8 @@ def test_a_users_processor(own: str) -> None:
         ("fails", "KeyError: 'missing'"),
         ("deep", "JSONDecodeError: Expecting"),
         ("role", "made a turn with the role 'human'"),
+        ("numbered", "gave an id, document, slice or rejected that is no text"),
+        ("sliced", "gave an id, document, slice or rejected that is no text"),
     ],
 )
 def test_what_a_processor_does_wrong_is_told(own: str, function: str, told: str) -> None:
@@ -325,6 +377,19 @@ def test_what_a_processor_does_wrong_is_told(own: str, function: str, told: str)
     assert told in str(caught.value) and f"{own}:{function}" in str(caught.value)
     hints = {"fails": f"{own}.py:12, in fails", "deep": f"{own}.py:14, in inner"}
     assert caught.value.hint == hints.get(function)
+
+
+@pytest.mark.parametrize("function", ["torn", "torn_slice"])
+def test_names_that_no_file_takes(own: str, function: str) -> None:
+    with pytest.raises(BadRow, match="half of a surrogate pair"):
+        made(ROW, f"{own}:{function}")
+    with pytest.raises(BadRow, match="half of a surrogate pair"):
+        made(ROW | {"side": "\ud800"}, f"{own}:good", stratify="side")
+    nan = float("nan")
+    (one,) = made(ROW | {"side": nan}, f"{own}:good", stratify="side", group="side")
+    assert (one.document, one.slices["side"]) == ("d", "(none)")
+    (one,) = made({"question": "q", "answer": HEADED[0][0], "id": nan, "doc_id": nan}, "diagnosis_treatment")
+    assert (one.id, one.document) == ("f:1", "f:1")
 
 
 def test_a_processor_that_always_fails_ends_the_reading(own: str, tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ class Message:
     content: str
     learned: bool = False
     context: int = 0
-    """Character at which the part begins that `data.overlong: trim_context` may cut from the front."""
+    """Character at which the part begins that the row is about, behind an instruction."""
+    context_end: int = 0
+    """Character behind that part, where a cue may follow. `data.overlong: trim_context` cuts the part from its front;
+    0: nothing of this turn may be cut."""
+
+    @classmethod
+    def asking(cls, before: str, context: str, behind: str = "") -> Message:
+        """A user's turn of which only `context` may ever be cut."""
+        begin = len(before)
+        return cls("user", f"{before}{context}{behind}", context=begin, context_end=begin + len(context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,11 @@ class Example:
         messages: list[dict[str, Any]] = []
         for m in self.messages:
             one: dict[str, Any] = {"role": m.role, "content": m.content, "learned": m.learned}
-            messages.append(one | {"context": m.context} if m.context else one)
+            if m.context:
+                one["context"] = m.context
+            if m.context_end:
+                one["context_end"] = m.context_end
+            messages.append(one)
         row = {
             "id": self.id,
             "document": self.document,
@@ -94,6 +107,7 @@ class Example:
     def from_json(cls, row: Mapping[str, Any]) -> Example:
         """The inverse of `to_json`."""
         messages = tuple(
-            Message(m["role"], m["content"], m["learned"], m.get("context", 0)) for m in row["messages"]
+            Message(m["role"], m["content"], m["learned"], m.get("context", 0), m.get("context_end", 0))
+            for m in row["messages"]
         )
         return cls(row["id"], messages, row["document"], row["slices"], row["source"], row.get("rejected"))

@@ -149,11 +149,12 @@ class Data(Section):
     """Turn that an instruction becomes: a system prompt, or the head of the user's turn."""
     split: Split = Split()
     """Shares to set aside from train, and what must stand on one side."""
-    max_length: Positive = 2048
-    """Tokens of prompt and answer together."""
+    max_length: Annotated[int, Field(ge=2, lt=2**31)] = 2048
+    """Tokens of prompt and answer together; two at least, the first of a text and one of it."""
     overlong: Literal["error", "drop", "trim_context"] = "error"
     """What happens to rows over max_length. Answers are never cut; trim_context cuts the front of the longest input,
-    never an instruction or a cue."""
+    never an instruction or a cue. A row that has none apart from its instruction, or would keep less than a fifth of
+    it, is still too long."""
     # pydantic's own `schema` method is deprecated, so the field goes by another name inside
     json_schema: str | None = Field(default=None, alias="schema")
     """JSON schema (file) that each answer must fit; inferred from the training answers where none is given."""

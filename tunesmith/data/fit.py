@@ -6,34 +6,36 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tunesmith.contract import Contract, Encoded
+from tunesmith.errors import RowError
 from tunesmith.example import Example
 
+LEAST_SHARE, LEAST_TOKENS = 0.2, 16  # of a context: with less the answer would be learned from nothing
 _ROUNDS = 8  # the tokens of a shortened text are seldom those that were counted: a second round mends it
 
 
 def trimmed(
     contract: Contract, example: Example, encoded: Encoded, most: int
 ) -> tuple[Example, Encoded] | None:
-    """The row with at most `most` tokens: words taken from the front of the longest context of a user's turn.
+    """The row with at most `most` tokens: words taken from the front of the longest context of a turn.
 
-    Instructions, cues and answers stay whole. None where no context would be left.
+    Instructions, cues and answers stay whole. None where no turn has a context, where less than LEAST_SHARE or
+    LEAST_TOKENS of it would be left, or where the Contract refuses what is left.
     """
+    least: dict[int, float] = {}
     for _ in range(_ROUNDS):
         excess = len(encoded.ids) - most
         if excess <= 0:
             return example, encoded
-        turns = [
-            (len(turn.content) - turn.context, number)
-            for number, turn in enumerate(example.messages)
-            if turn.role == "user"
-        ]
-        if not turns:
+        number, turn = max(
+            enumerate(example.messages), key=lambda one: (one[1].context_end - one[1].context, one[0])
+        )
+        if turn.context_end <= turn.context:
             return None
-        number = max(turns)[1]
-        turn = example.messages[number]
-        context = turn.content[turn.context :]
+        before, behind = turn.content[: turn.context], turn.content[turn.context_end :]
+        context = turn.content[turn.context : turn.context_end]
         starts = contract.token_starts(context)
-        if excess >= len(starts):
+        least.setdefault(number, max(LEAST_SHARE * len(starts), LEAST_TOKENS))
+        if len(starts) - excess < least[number]:
             return None
         kept = context[starts[excess] :]
         space = kept.find(" ")
@@ -42,10 +44,13 @@ def trimmed(
         kept = kept.lstrip()
         if not kept:
             return None
-        shorter = replace(turn, content=turn.content[: turn.context] + kept)
+        shorter = replace(turn, content=before + kept + behind, context_end=len(before) + len(kept))
         messages = (*example.messages[:number], shorter, *example.messages[number + 1 :])
         example = replace(example, messages=messages)
-        encoded = contract.encode(example)
+        try:
+            encoded = contract.encode(example)
+        except RowError:  # what is left spells a control token together with what stands before it
+            return None
     return None
 
 

@@ -68,7 +68,11 @@ def _overlong(data: Data, report: Mapping[str, Any]) -> None:
         return
     listing = "\n".join(f"  {place}: {tokens} tokens" for place, tokens in long["first"])
     more = f"\n  … and {long['rows'] - len(long['first'])} more" if long["rows"] > len(long["first"]) else ""
-    beyond = " and have no context that could be cut" if data.overlong == "trim_context" else ""
+    beyond = (
+        " and have no context that could be cut, or hardly any would be left"
+        if data.overlong == "trim_context"
+        else ""
+    )
     raise RowError(
         f"{long['rows']} of {long['of']} rows are longer than data.max_length: {data.max_length}{beyond}\n"
         f"{listing}{more}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ class BadRow(Exception):
     """What is wrong with one row. `hint`: the place in the user's own code where it went wrong."""
 
     def __init__(self, text: str, hint: str | None = None) -> None:
+        text = text.encode("utf-8", "backslashreplace").decode()  # it may quote what no file takes
         super().__init__(text, hint)
         self.text, self.hint = text, hint
 
@@ -126,8 +127,18 @@ def kind(value: object) -> str:
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
-def torn(texts: Iterable[str]) -> bool:
+def name_of(value: object) -> str:
+    """The value as a name. Null, NaN and empty text name nothing: rows without a name are not all of one."""
+    return "" if value is None or value != value else str(value)
+
+
+TORN = "a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+
+
+def torn(texts: Sequence[str]) -> bool:
     """Whether one of the texts holds half of a surrogate pair, which no tokenizer and no file takes."""
+    if all(map(str.isascii, texts)):
+        return False
     for text in texts:
         if not text.isascii():
             try:

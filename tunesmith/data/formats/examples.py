@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from tunesmith import console
 from tunesmith.data.formats.preference import pair
 from tunesmith.data.formats.refusals import SHOWN, Refusals
 from tunesmith.data.formats.turns import Turns, instruction, messages, prompt_completion, sharegpt, text
 from tunesmith.data.processors.process import processed
 from tunesmith.data.read.files import read_rows
-from tunesmith.data.row import BadRow, Manner, Row, dig, missing, renamed, torn
+from tunesmith.data.row import TORN, BadRow, Manner, Row, dig, missing, name_of, renamed, torn
 from tunesmith.errors import RecipeError, RowError
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.lookup import nearest
@@ -65,10 +67,15 @@ def read_file(path: Path, manner: Manner) -> list[Example]:
 
 
 def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner) -> list[Example]:
-    """`rows` are (place, row) pairs, the row a str where it could not be parsed (what is wrong with it)."""
+    """`rows` are (place, row) pairs, the row a str where it could not be parsed (what is wrong with it).
+
+    An id that is an earlier row's too becomes `id~2`, `id~3` …, as `prepare` names it; rows that a processor leaves
+    out are counted. Both are told.
+    """
     examples: list[Example] = []
     refused = Refusals()
-    seen: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    renamed_rows = left_out = 0
     rows = list(rows)
     manner = replace(manner, format=format_of(rows, manner))
     for number, (place, row) in enumerate(rows, 1):
@@ -76,11 +83,14 @@ def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner
             if isinstance(row, str):
                 raise BadRow(row)
             made = row_examples(row, place, manner)
+            left_out += not made
             for example in made:
-                if example.id in seen:
-                    raise BadRow(f"its id {example.id!r} is {seen[example.id]}'s too")
-                seen[example.id] = place
-            examples += made
+                times[example.id] += 1
+                again = times[example.id] > 1
+                renamed_rows += again
+                examples.append(
+                    replace(example, id=f"{example.id}~{times[example.id]}") if again else example
+                )
         except BadRow as error:
             refused.add(place, error)
             refused.end_if_alike(number)
@@ -88,6 +98,12 @@ def to_examples(rows: Iterable[tuple[str, Row | str]], name: str, manner: Manner
         raise RowError(f"{name} holds no rows", where=name, fix="one JSON object a line")
     if refused.count:
         raise refused.error(len(rows))
+    if left_out:
+        console.warn(f"{manner.processor} left out {left_out} of {len(rows)} rows")
+    if not examples:
+        raise RowError(f"no rows of {name} are left", where=name, fix="mend the processor")
+    if renamed_rows:
+        console.warn(f"{renamed_rows} rows have the id of another row: they go on as ID~2, ID~3 …")
     return examples
 
 
@@ -133,29 +149,31 @@ def row_examples(row: Row, place: str, manner: Manner) -> list[Example]:
     else:
         turns = FORMATS[name](view, manner)
     if turns[0].role != TEXT:
-        if not any(turn.role == "user" for turn in turns):
+        if "user" not in [turn.role for turn in turns]:
             raise BadRow("it asks nothing: there is no user's turn")
         if manner.system and turns[0].role != "system":
             turns.insert(0, Message("system", manner.system))
-    if torn(turn.content for turn in turns) or (rejected and torn((rejected,))):
-        raise BadRow("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     slices = _slices(view)
-    # null is no name: rows without one are not all the same row, or of one document
-    given = view.get("id")
-    identity = place if given is None or given == "" else str(given)
+    identity = name_of(view.get("id")) or place
     document = place  # not the id: files may number their rows alike
     if manner.group:
-        value = _named(row, manner.group, "data.split.group")
-        document = place if value is None or value == "" else str(value)
+        document = _named(row, manner.group, "data.split.group") or place
     else:
         for key in ("document", "doc_id"):
             value = view.get(key)
-            if value is not None and value != "" and not (manner.columns and key in manner.columns.values()):
-                document = str(value)
-                break
+            if value is not None and not (manner.columns and key in manner.columns.values()):
+                document = name_of(value)
+                if document:
+                    break
+        document = document or place
     if manner.stratify:
-        value = _named(row, manner.stratify, "data.split.stratify")
-        slices = {**slices, manner.stratify: "(none)" if value is None or value == "" else str(value)}
+        slices = {**slices, manner.stratify: _named(row, manner.stratify, "data.split.stratify") or "(none)"}
+    texts = [turn.content for turn in turns]
+    texts += (identity, document, rejected or "")
+    if slices:
+        texts += (*slices, *slices.values())
+    if torn(texts):
+        raise BadRow(TORN)
     return [Example(identity, tuple(turns), document, slices, place, rejected)]
 
 
@@ -170,9 +188,9 @@ def _slices(row: Row) -> Mapping[str, str]:
     raise BadRow("slices has to be an object of strings")
 
 
-def _named(row: Row, column: str, key: str) -> object:
+def _named(row: Row, column: str, key: str) -> str:
     try:
-        return dig(row, column)
+        return name_of(dig(row, column))
     except KeyError:
         raise BadRow(f"{missing(column, tuple(row))} ({key})") from None
 

@@ -88,6 +88,8 @@ def _is_dialogue(text: str) -> bool:
 def _dialogue(text: str, name: str) -> Turns:
     """Turns of "\\n\\nHuman: …\\n\\nAssistant: …"."""
     parts = _SPEAKER.split("\n\n" + text.lstrip())
+    if parts[0].strip():  # it would be lost
+        raise BadRow(f"{name} begins with no turn: behind Human: and Assistant: a space is needed")
     turns: Turns = []
     for number, (speaker, content) in enumerate(zip(parts[1::2], parts[2::2], strict=True), 1):
         if speaker == "Human" and not content.strip():

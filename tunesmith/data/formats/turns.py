@@ -32,7 +32,7 @@ TOOLS = {
     "function",
     "function_response",
 }
-_dump = json.JSONEncoder(ensure_ascii=False).encode
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def answer_text(value: Any, name: str) -> str:
@@ -42,7 +42,10 @@ def answer_text(value: Any, name: str) -> str:
     if value is None:
         return ""
     if isinstance(value, dict | list):
-        return _dump(value)
+        try:
+            return _dump(value)
+        except (TypeError, ValueError) as error:  # a date, a decimal, bytes; NaN or infinity
+            raise BadRow(f"{name} can't be written as JSON: {error}") from None
     raise BadRow(f"{name} has to be text or a JSON object, not {kind(value)}")
 
 
@@ -75,12 +78,12 @@ def instruction(row: Row, manner: Manner) -> Turns:
         system = row.get("system") or manner.system
         turns = [
             Message("system", f"{system}\n\n{order}" if system else order),
-            Message("user", context),
+            Message.asking("", context),
         ]
     else:
         turns = system_turn(row, manner)
         if given:
-            turns.append(Message("user", f"{order}\n\n{context}", context=len(order) + 2))
+            turns.append(Message.asking(f"{order}\n\n", context))
         else:
             turns.append(Message("user", order, context=len(order)))
     turns += answer_turn(row, "output", manner)

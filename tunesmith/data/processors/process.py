@@ -8,8 +8,8 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from tunesmith.data.processors.ready import PROCESSORS
-from tunesmith.data.row import BadRow, Manner, Row, dig, missing, torn
+from tunesmith.data.processors.ready import ANSWERS, PROCESSORS
+from tunesmith.data.row import TORN, BadRow, Manner, Row, dig, missing, name_of, torn
 from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.example import ROLES, TEXT, Example, Message
 from tunesmith.lookup import find
@@ -23,6 +23,9 @@ def processed(row: Row, view: Row, place: str, manner: Manner) -> list[Example]:
         given = dict(view)  # a copy: what it pops is still there for data.split
         if manner.system and not given.get("system"):
             given["system"] = manner.system
+        if not manner.labelled:  # a row is asked about whatever its answer is
+            for column in ANSWERS.get(name, ()):
+                given.pop(column, None)
         made = function(given)
     except BadRow:
         raise
@@ -61,10 +64,16 @@ def _filled(one: Example, identity: str, row: Row, place: str, manner: Manner) -
     slices = dict(one.slices)
     if manner.group and manner.group != "document":
         value = _value(row, one, manner.group, "data.split.group")
-        document = str(value) if value not in (None, "") else document
+        document = name_of(value) or document
     if manner.stratify and manner.stratify not in slices:
         value = _value(row, one, manner.stratify, "data.split.stratify")
-        slices[manner.stratify] = str(value) if value not in (None, "") else "(none)"
+        slices[manner.stratify] = name_of(value) or "(none)"
+    texts = [identity, document, one.rejected or "", *slices, *slices.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRow(f"processor {manner.processor} gave an id, document, slice or rejected that is no text")
+    texts += [turn.content for turn in turns]
+    if torn(texts):
+        raise BadRow(TORN)
     return Example(identity, turns, document, slices, place, one.rejected if manner.labelled else None)
 
 
@@ -101,8 +110,6 @@ def _checked(one: Example, manner: Manner) -> tuple[Message, ...]:
             raise BadRow(f"{told} made an Example that asks nothing: there is no user's turn, or it is empty")
         if manner.system and turns[0].role != "system":
             turns.insert(0, Message("system", manner.system))
-    if torn(turn.content for turn in turns) or (one.rejected and torn((one.rejected,))):
-        raise BadRow("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return tuple(turns)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tunesmith.data.processors.doctor_answer import sections
-from tunesmith.data.row import BadRow
+from tunesmith.data.row import BadRow, name_of
 from tunesmith.example import Example, Message
 
 Row = Mapping[str, Any]
@@ -38,7 +38,15 @@ TASKS = {
         "List of extracted pairs:",
     ),
 }
-NONE = "- none"
+KINDS = {
+    "Chemical": "chemical",
+    "Disease": "disease",
+    # the NCBI disease corpus
+    "SpecificDisease": "disease",
+    "DiseaseClass": "disease",
+    "Modifier": "disease",
+    "CompositeMention": "disease",
+}
 
 
 def diagnosis_treatment(row: Row) -> list[Example]:
@@ -61,10 +69,11 @@ def diagnosis_treatment(row: Row) -> list[Example]:
 
 
 def annotated_abstract(row: Row) -> list[Example]:
-    """An annotated abstract as three rows, one a task: its chemicals, its diseases, its chemical-induced diseases.
+    """An annotated abstract as up to three rows, one a task: its chemicals, diseases, chemical-induced diseases.
 
     Columns: pmid, title, abstract, mentions, relations (a PubTator file); or prompt, completion, task, doc_id: then
-    one row, whose prompt gets its cue. The document is the abstract, the task a slice.
+    one row, whose prompt gets its cue. The document is the abstract, the task a slice. A task of which the abstract
+    has no annotation gives no row: nothing says that anybody looked for it. To be answered, all three do.
     """
     if "prompt" in row:
         return [_one_task(row)]
@@ -73,13 +82,17 @@ def annotated_abstract(row: Row) -> list[Example]:
         raise BadRow("there is no title and abstract (a PubTator file), and no prompt and completion")
     pmid = str(row.get("pmid") or "") or _name_of(f"{title}\n{abstract}")
     article = f"{title}\n{abstract}".strip()
-    annotated = isinstance(row.get("mentions"), list)
-    made = []
-    for task in TASKS:
-        listed = _listed(row, task) if annotated else None
-        answer = None if listed is None else "\n".join(f"- {item}" for item in listed) or NONE
-        made.append(_task_example(f"{pmid}-{task}", pmid, task, article, answer))
-    return made
+    if not isinstance(row.get("mentions"), list):
+        return [_task_example(f"{pmid}-{task}", pmid, task, article, None) for task in TASKS]
+    kinds = {one["type"] for one in row["mentions"]}
+    if kinds and kinds.isdisjoint(KINDS):
+        known = ", ".join(KINDS)
+        raise BadRow(f"its mentions are of unknown types: {', '.join(sorted(kinds))} (known are {known})")
+    return [
+        _task_example(f"{pmid}-{task}", pmid, task, article, "\n".join(f"- {item}" for item in listed))
+        for task in TASKS
+        if (listed := _listed(row, task))
+    ]
 
 
 def record_request(row: Row) -> list[Example]:
@@ -110,11 +123,18 @@ PROCESSORS: dict[str, Callable[[Row], list[Example]]] = {
 }
 
 
+# columns that hold the answer: rows that are to be answered are read without them. A record also tells what is asked
+ANSWERS = {
+    "diagnosis_treatment": ("answer", "output", "completion", "response"),
+    "annotated_abstract": ("completion", "mentions", "relations"),
+}
+
+
 # ---- diagnosis_treatment
 
 
 def _example(row: Row, order: str, question: str, answer: str | None) -> Example:
-    asked = Message("user", f"{order}\n\n{question}", context=len(order) + 2)
+    asked = Message.asking(f"{order}\n\n", question)
     system = _first(row, "system")
     turns = [Message("system", system)] if system else []
     turns.append(asked)
@@ -134,12 +154,15 @@ def _one_task(row: Row) -> Example:
     if task not in TASKS:
         raise BadRow(f"its task is {task or 'not named'}; known are {', '.join(TASKS)}")
     body = prompt.strip()
-    cue = next((line for _, line in TASKS.values() if body.endswith(line)), None)
-    if cue is None and not body.endswith(":"):
+    if not body.endswith(":"):
         body = f"{body}\n\n{TASKS[task][1]}"
-    order, _, article = body.partition("\n\n")
+    above = body.rpartition("\n")[0].rstrip()  # without the cue
+    order, _, article = above.partition("\n\n")
     document = _text_of(row, "doc_id") or _text_of(row, "document") or _name_of(_longest(body))
-    turns = [Message("user", body, context=len(order) + 2 if article else len(body))]
+    asked = Message("user", body)  # with no order apart from it, nothing may be cut
+    if article:
+        asked = Message.asking(f"{order}\n\n", article, body[len(above) :])
+    turns = [asked]
     if answer is not None:
         turns.append(Message("assistant", answer, learned=True))
     identity = _text_of(row, "id") or f"{document}-{task}"
@@ -148,7 +171,7 @@ def _one_task(row: Row) -> Example:
 
 def _task_example(identity: str, document: str, task: str, article: str, answer: str | None) -> Example:
     order, cue = TASKS[task]
-    turns = [Message("user", f"{order}\n\n{article}\n\n{cue}", context=len(order) + 2)]
+    turns = [Message.asking(f"{order}\n\n", article, f"\n\n{cue}")]
     if answer is not None:
         turns.append(Message("assistant", answer, learned=True))
     return Example(identity, tuple(turns), document, {"task": task})
@@ -159,8 +182,8 @@ def _listed(row: Row, task: str) -> list[str]:
     mentions = sorted(row["mentions"], key=lambda one: (one["start"], one["end"]))
     if task == "cid_relation":
         return _pairs(mentions, row.get("relations") or ())
-    wanted = "Chemical" if task == "chemical_extraction" else "Disease"
-    return _once(one["text"] for one in mentions if one["type"] == wanted)
+    wanted = "chemical" if task == "chemical_extraction" else "disease"
+    return _once(one["text"] for one in mentions if KINDS.get(one["type"]) == wanted)
 
 
 def _pairs(mentions: Sequence[Row], relations: Sequence[Row]) -> list[str]:
@@ -228,7 +251,7 @@ def _first(row: Row, *names: str, blank: bool = False) -> str | None:
 
 def _text_of(row: Row, name: str) -> str:
     value = row.get(name)
-    return "" if value is None else str(value)
+    return name_of(value)
 
 
 def _headed(head: str, names: str) -> str | None:
