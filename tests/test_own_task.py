@@ -8,6 +8,7 @@ import pytest
 
 from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.tasks import make_task
+from tunesmith.tasks.schema import load_schema
 
 OWN = """
 from tunesmith.errors import RowError
@@ -63,3 +64,8 @@ def test_what_is_wrong_with_it_is_told(own: str, function: str, told: str) -> No
 def test_what_it_tells_itself_is_kept(own: str) -> None:
     with pytest.raises(TunesmithError, match="these rows are no prose"):
         make_task(f"{own}:told", None, ["a"])
+
+
+def test_a_schema_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TunesmithError, match=r"data\.schema can't be read: No such file or directory"):
+        load_schema(tmp_path / "schema.json")
