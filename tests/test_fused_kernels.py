@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +160,46 @@ def test_cross_entropy(triton_set: Kernels, kind: torch.dtype, vocabulary: int) 
         triton_set, "cross_entropy", lambda: [draw(3, vocabulary, kind=kind) * 3, targets, 0.125], [0]
     )
     assert all(distance(*pair) < close(kind) for pair in pairs)
+
+
+SHARED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tunesmith.kernels import lora
+
+def shared(kernel, kinds, rank, stages):
+    sizes = {"RANK": rank, "WIDE": lora._wide(rank), "COUNT": 3, "TOKENS": 64, "BLOCK": lora._BLOCK}
+    names = [name for name in kernel.arg_names if name not in sizes]
+    types = {name: kinds.get(name, "fp32" if name == "scale" else "i32") for name in names}
+    odd = ("scale", "tokens", "threshold")
+    even = [n for n, name in enumerate(kernel.arg_names) if name in types and name not in odd]
+    source = ASTSource(
+        fn=kernel, signature=types | dict.fromkeys(sizes, "constexpr"), constexprs=sizes,
+        attrs={(n,): [["tt.divisibility", 16]] for n in even},
+    )
+    options = {"num_warps": 4, "num_stages": stages}
+    return triton.compile(source, target=GPUTarget("cuda", 89, 32), options=options).metadata.shared
+
+half, whole = "*bf16", "*i32"
+down = {"x": half, "a": half, "keys": whole, "factors": whole, "out": half}
+outer = {"d": half, "x": half, "keys": whole, "factors": whole, "parts": "*fp32"}
+for rank in (16, 64):
+    stages = lora._stages(64, rank, 3, 2)
+    print(shared(lora._down, down, rank, stages), shared(lora._outer, outer, rank, stages))
+print(shared(lora._down, down, 64, 3))
+"""
+
+
+def test_programs_fit_into_smaller_cards(tmp_path: Path) -> None:
+    """An L4, an RTX 4090 or an A10 has 99 KiB of shared memory for a program: compiled for one, no card needed."""
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    plain = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    plain |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
+    found = subprocess.run([sys.executable, script], env=plain, check=True, capture_output=True, text=True)
+    bytes_ = [int(word) for word in found.stdout.split()]
+    assert max(bytes_[:4]) <= 99 * 1024 < bytes_[4]  # the last one: three stages whatever the rank
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)

@@ -14,6 +14,8 @@ from tunesmith.kernels import plain
 from tunesmith.kernels.kernel_set import Drops
 
 _WIDEST = 64  # ranks above it: torch's products on dropped copies
+_BLOCK = 128  # columns of a program
+_STAGE = 33_000  # bytes up to which three stages of loads fit into 99 KiB, which Ampere's and Ada's smaller cards have
 
 
 @triton.jit
@@ -129,7 +131,8 @@ def lora_down(x_TK: Tensor, a_RK: Tensor, drops: Drops, scale: float, out_TR: Te
     _down[(triton.cdiv(tokens, size),)](
         x_TK, a_RK, drops.keys_T, drops.factors_GK, out_TR, tokens, width, scale, drops.threshold,
         x_TK.stride(0), a_RK.stride(0), out_TR.stride(0),
-        RANK=rank, WIDE=_wide(rank), COUNT=count, TOKENS=size, BLOCK=128, num_warps=4, num_stages=3,
+        RANK=rank, WIDE=_wide(rank), COUNT=count, TOKENS=size, BLOCK=_BLOCK, num_warps=4,
+        num_stages=_stages(size, rank, count, x_TK.element_size()),
     )  # fmt: skip
     return None
 
@@ -140,10 +143,10 @@ def lora_up(d_TR: Tensor, a_RK: Tensor, drops: Drops, out_TK: Tensor) -> None:
     if rank is None:
         return plain.lora_up(d_TR, a_RK, drops, out_TK)
     tokens, width = out_TK.shape
-    _up[(triton.cdiv(tokens, 64), triton.cdiv(width, 128))](
+    _up[(triton.cdiv(tokens, 64), triton.cdiv(width, _BLOCK))](
         d_TR, a_RK, drops.keys_T, drops.factors_GK, out_TK, tokens, width, drops.threshold,
         d_TR.stride(0), a_RK.stride(0), out_TK.stride(0),
-        RANK=rank, WIDE=_wide(rank), COUNT=len(drops.ranks) - 1, TOKENS=64, BLOCK=128, num_warps=4,
+        RANK=rank, WIDE=_wide(rank), COUNT=len(drops.ranks) - 1, TOKENS=64, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
     return None
 
@@ -154,14 +157,15 @@ def lora_outer(d_TR: Tensor, x_TK: Tensor, drops: Drops) -> Tensor:
     if rank is None:
         return plain.lora_outer(d_TR, x_TK, drops)
     tokens, width = x_TK.shape
-    count, columns = len(drops.ranks) - 1, triton.cdiv(width, 128)
+    count, columns = len(drops.ranks) - 1, triton.cdiv(width, _BLOCK)
     pieces = max(1, min(triton.cdiv(tokens, 64), triton.cdiv(264, columns)))
     share = triton.cdiv(triton.cdiv(tokens, pieces), 64) * 64
     parts = torch.empty(pieces, count * rank, width, dtype=torch.float32, device=x_TK.device)
     _outer[(columns, pieces)](
         d_TR, x_TK, drops.keys_T, drops.factors_GK, parts, tokens, width, drops.threshold, share,
         d_TR.stride(0), x_TK.stride(0),
-        RANK=rank, WIDE=_wide(rank), COUNT=count, TOKENS=64, BLOCK=128, num_warps=4, num_stages=3,
+        RANK=rank, WIDE=_wide(rank), COUNT=count, TOKENS=64, BLOCK=_BLOCK, num_warps=4,
+        num_stages=_stages(64, rank, count, x_TK.element_size()),
     )  # fmt: skip
     return parts.sum(0) if pieces > 1 else parts[0]
 
@@ -175,3 +179,9 @@ def _one_rank(drops: Drops) -> int | None:
 
 def _wide(rank: int) -> int:
     return max(16, int(triton.next_power_of_2(rank)))
+
+
+def _stages(tokens: int, rank: int, count: int, size: int) -> int:
+    """How many turns of a program's loop are loaded ahead: what a card's shared memory holds."""
+    turn = (tokens + count * _wide(rank)) * _BLOCK * size
+    return 3 if turn <= _STAGE else 2 if turn <= 2 * _STAGE else 1
