@@ -28,8 +28,8 @@ class CellsBatch:
     def rows(self) -> Iterator[Placed]:
         """Every cell is text; an empty one is empty text."""
         for number, cells in self.cells:
-            good = not isinstance(cells, str)
-            yield f"{self.name}:{number}", dict(zip(self.columns, cells, strict=True)) if good else cells
+            row = cells if isinstance(cells, str) else dict(zip(self.columns, cells, strict=True))
+            yield f"{self.name}:{number}", row
 
 
 def read_csv(file: IO[bytes], name: str, size: int) -> Iterator[RawBatch]:
