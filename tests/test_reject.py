@@ -6,12 +6,15 @@ import csv
 import gzip
 import json
 import shlex
+from datetime import UTC, datetime, time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tunesmith.cli import main
 from tunesmith.data import reject
 from tunesmith.data.read.files import read_rows
 from tunesmith.data.reject import UNREADABLE, set_aside
@@ -121,7 +124,8 @@ def test_the_line_that_is_printed_goes_on(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(f"6 rows = 4 kept + 2 set aside, kept in {tmp_path / 'my rows.kept.jsonl'}")
     assert "6 rows = 5 kept + 1 set aside" in lines[1]
-    words = shlex.split(" ".join(lines[3:]))
+    assert "may have findings of their own" in lines[-1]
+    words = shlex.split(" ".join(lines[3:-1]))
     assert words[::2] == ["--set", "--set"] and words[1::2] == [shlex.split(one)[0] for one in made["set"]]
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: r\nmodel: {base: starter}\ndata: {train: x.jsonl, test: y.jsonl}\n")
@@ -206,12 +210,64 @@ def test_nothing_is_overwritten(tmp_path):
         (tmp_path / there).write_text("mine")
         with pytest.raises(AccessError, match=there) as error:
             set_aside(Data(train=str(train)), found, tmp_path / "bad.jsonl")
-        assert "rm " in (error.value.fix or "")
+        kind = "another name" if there == "bad.jsonl" else "another folder"
+        assert kind in (error.value.fix or "") and "rm " not in str(error.value)
         assert (tmp_path / there).read_text() == "mine"
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["train.jsonl", there])
         (tmp_path / there).unlink()
-    with pytest.raises(AccessError, match="not overwritten"):
-        set_aside(Data(train=str(train)), found, train)
+    (tmp_path / "link.jsonl").symlink_to(train)
+    for own in (train, tmp_path / "link.jsonl"):
+        with pytest.raises(AccessError, match=r"your own rows \(data.train\)") as error:
+            set_aside(Data(train=str(train)), found, own)
+        assert "rm " not in str(error.value)
+    with pytest.raises(AccessError, match="is a folder") as error:
+        set_aside(Data(train=str(train)), found, tmp_path)
+    assert "rm " not in str(error.value)
+
+
+def test_what_is_in_the_way_is_told_before_any_work(tmp_path, monkeypatch, capsys):
+    train = write(tmp_path / "train.jsonl", GOOD)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"name: r\nmodel: {{base: starter}}\ndata: {{train: {train}}}\n")
+    monkeypatch.setattr("tunesmith.verbs.check.build", lambda *_: pytest.fail("rows were prepared"))
+    words = ["check", str(recipe), "--runs-dir", str(tmp_path / "runs"), "--reject-to"]
+    assert main([*words, str(train)]) == 2
+    assert "your own rows" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "none" / "bad.jsonl")]) == 2
+    assert "mkdir -p" in capsys.readouterr().err
+
+
+def test_a_check_that_set_rows_aside_does_not_say_to_do_so(tmp_path, capsys):
+    rows = [{"prompt": f"what is {i} of {i}?", "completion": f"it is {i}"} for i in range(20)]
+    train = write(tmp_path / "train.jsonl", [*rows, {"prompt": "and?", "completion": ""}])
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"name: r\nmodel: {{base: starter}}\ndata: {{train: {train}}}\n")
+    words = ["check", str(recipe), "--runs-dir", str(tmp_path / "runs")]
+    assert main(words) == 3
+    assert "or set them aside" in capsys.readouterr().out
+    assert main([*words, "--reject-to", str(tmp_path / "bad.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert "1 check stops the run" in said and "20 kept + 1 set aside" in said
+    assert "set them aside" not in said and "mend the rows" not in said
+
+
+def test_dates_decimals_and_bytes_are_set_aside_as_text(tmp_path):
+    import pyarrow.parquet
+
+    when = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
+    odd = {"at": when, "day": when.date(), "clock": time(9, 5), "dose": Decimal("1.50"), "raw": b"\xff a"}
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | odd for row in GOOD]), path)
+    set_aside(Data(train=str(path)), [("rows.parquet:2", "schema", "x")], tmp_path / "bad.jsonl")
+    texts = {
+        "at": when.isoformat(),
+        "day": "2024-05-01",
+        "clock": "09:05:00",
+        "dose": "1.50",
+        "raw": "\\xff a",
+    }
+    assert [one["row"] for one in aside(tmp_path / "bad.jsonl")] == [GOOD[1] | texts]
+    assert next(read_rows(tmp_path / "rows.kept.jsonl"))[1] == GOOD[0] | texts
 
 
 def test_nothing_is_half_written(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`check --reject-to FILE`: bad rows go into FILE, and each source file that had some gets a copy without them.
 
 Nothing is changed in place and nothing is overwritten; every row of a source ends in exactly one of the two.
+Dates, decimals and bytes of a Parquet file become text there: JSON has none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterable, Iterator
+from datetime import date, time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,6 +31,7 @@ from tunesmith.run import disk_error
 
 UNREADABLE = "unreadable"  # stands among the checks of a row that can't be read
 _BOM = b"\xef\xbb\xbf"
+_AGAIN = "check the kept rows again: what is usual is learned anew from them, so they may have findings of their own"
 Reasons = dict[str, list[tuple[str, str]]]
 
 
@@ -45,7 +48,7 @@ def set_aside(data: Data, findings: Iterable[tuple[str, str, str]], target: Path
     sources = resolve_sources(data)
     paths = list(dict.fromkeys(one.path for one in sources if one.path is not None))
     copies = _copies(paths, target)
-    _refuse_existing([target])
+    require_free(data, target)
     files: list[dict[str, Any]] = []
     with _Whole(target) as out:
         for path in paths:
@@ -59,11 +62,45 @@ def set_aside(data: Data, findings: Iterable[tuple[str, str, str]], target: Path
         made = {key: sum(one[key] for one in files) for key in ("rows", "kept", "rejected")}
         _check_counts(files, made, target, out)
         if made["rejected"]:
-            _refuse_existing([*(Path(one["kept_file"]) for one in files if one["kept_file"]), target])
+            require_free(data, target)
             out.finish()
     result = {"file": str(target), **made, "files": files, "set": _settings(sources, files)}
     console.say("\n".join(told(result)))
     return result
+
+
+def require_free(data: Data, target: Path) -> None:
+    """AccessError where `target` or a copy that may lie beside it is there already: told before any work."""
+    if not target.parent.is_dir():
+        raise AccessError(
+            f"there is no folder {target.parent}",
+            where="--reject-to",
+            fix=f"mkdir -p {shlex.quote(str(target.parent))}",
+        )
+    sources = {one.path: one for one in resolve_sources(data) if one.path is not None}
+    for path, made_of in [
+        (target, None),
+        *((copy, one) for one, copy in _copies([*sources], target).items()),
+    ]:
+        if not (path.exists() or path.is_symlink()):
+            continue
+        own = next((one for one in sources.values() if one.path and _same(one.path, path)), None)
+        if path.is_dir():
+            what = f"{path} is a folder"
+        elif own:
+            what = f"{path} holds your own rows (data.{own.split}), and is not overwritten"
+        else:
+            what = f"{path} is there already, and is not overwritten"
+        if made_of is None:
+            fix = "give --reject-to another name: of a file that is not there yet"
+        else:
+            what += f"; the rows of {made_of.name} that are kept would be written there"
+            fix = "give --reject-to a file in another folder"
+        raise AccessError(what, where="--reject-to", fix=fix)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def told(result: dict[str, Any]) -> list[str]:
@@ -77,7 +114,8 @@ def told(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"{result['file']} holds the {result['rejected']:,} set aside, each with its reasons; go on with"
     )
-    return [*lines, *(f"  --set {one}" for one in result["set"])]
+    lines += [f"  --set {one}" for one in result["set"]]
+    return [*lines, _AGAIN]
 
 
 def _part(path: Path, names: list[str], reasons: Reasons, copy: Path, out: _Whole) -> dict[str, int]:
@@ -116,7 +154,7 @@ def _rows(batch: RawBatch) -> Iterator[tuple[str, Row | str, bytes]]:
     elif isinstance(batch, ParsedBatch):
         texts = {number: _json(item) for number, item in batch.parsed if not isinstance(item, dict)}
     for place, row in batch.rows():
-        raw = texts.get(int(place.rpartition(":")[2]), b"") if isinstance(row, str) else _line(row, place)
+        raw = texts.get(int(place.rpartition(":")[2]), b"") if isinstance(row, str) else _json(row)
         yield place, row, raw
 
 
@@ -132,20 +170,18 @@ def _told_apart(place: str, why: list[tuple[str, str]], row: Row | str, raw: byt
     return _json(head)[:-1] + b', "row": ' + text + b"}\n"
 
 
-def _line(row: Row, place: str) -> bytes:
-    try:
-        return _json(row)
-    except TypeError as error:
-        raise RowError(
-            f"a row can't be written as JSON: {error}", where=place, fix="write the file as .jsonl first"
-        ) from None
-
-
 def _json(value: Any) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value, ensure_ascii=False, default=_text).encode()
     except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(value).encode()
+        return json.dumps(value, default=_text).encode()
+
+
+def _text(value: Any) -> str:
+    """What a Parquet file holds and JSON does not."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 # ---- files
@@ -169,11 +205,6 @@ class _Whole:
         if isinstance(error, PermissionError):
             raise AccessError(
                 "may not be written", where=str(self.target.parent), fix="give --reject-to another folder"
-            ) from None
-        if isinstance(error, FileNotFoundError):
-            raise AccessError(
-                f"there is no folder {self.target.parent}",
-                fix=f"mkdir -p {shlex.quote(str(self.target.parent))}",
             ) from None
         if isinstance(error, OSError) and (told := disk_error(error, self.target)):
             raise told from None
@@ -223,15 +254,6 @@ def _copies(paths: list[Path], target: Path) -> dict[Path, Path]:
             copy = target.with_name(f"{stem}-{number}.kept.jsonl")
         copies[path] = copy
     return copies
-
-
-def _refuse_existing(paths: list[Path]) -> None:
-    for path in paths:
-        if path.exists() or path.is_symlink():
-            raise AccessError(
-                f"{path} is there already, and is not overwritten",
-                fix=f"give --reject-to another name, or remove it: rm {shlex.quote(str(path))}",
-            )
 
 
 def _refuse_strangers(reasons: Reasons, sources: list[SourceFile]) -> None:

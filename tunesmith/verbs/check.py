@@ -12,7 +12,7 @@ from tunesmith.contract import Contract, Encoded
 from tunesmith.data.cache import FOLDER
 from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
-from tunesmith.data.reject import set_aside
+from tunesmith.data.reject import require_free, set_aside
 from tunesmith.data.shown.table import say_report
 from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.recipe import Recipe
@@ -34,6 +34,8 @@ def check(
     """
     notify.require(recipe.train.notify)
     trackers.require(recipe)
+    if reject_to is not None:
+        require_free(recipe.data, reject_to)
     base = resolve(recipe.model)
     prepared = build(recipe, base, runs_dir / FOLDER)
     contract = prepared.contract
@@ -43,7 +45,7 @@ def check(
     console.say_under(
         "contract", f"template {contract.template_name}, answers end with {contract.terminator}, {bos}"
     )
-    say_report(prepared.report, max_length=recipe.data.max_length, recipe=typed)
+    say_report(prepared.report, max_length=recipe.data.max_length, recipe=None if reject_to else typed)
     page = prepared.folder / "report.html"
     prepared.write_page(recipe, page)
     console.say(f"page      {page}")

@@ -27,14 +27,17 @@ NARROWEST, WIDEST = 60, 110
 _LABEL = 20  # the first column
 
 
-def say_report(report: Report, *, max_length: int | None = None, recipe: str = "RECIPE") -> None:
-    """Prints the inspection in data/report.json's content, as wide as the terminal is."""
+def say_report(report: Report, *, max_length: int | None = None, recipe: str | None = "RECIPE") -> None:
+    """Prints the inspection in data/report.json's content, as wide as the terminal is.
+
+    recipe=None: no steps to type.
+    """
     width = shutil.get_terminal_size((80, 24)).columns
     console.say("\n".join(report_lines(report, max_length=max_length, recipe=recipe, width=width)))
 
 
 def report_lines(
-    report: Report, *, max_length: int | None = None, recipe: str = "RECIPE", width: int = 80
+    report: Report, *, max_length: int | None = None, recipe: str | None = "RECIPE", width: int = 80
 ) -> list[str]:
     """The lines of the table, none wider than `width` columns but what is there to be typed."""
     width = min(max(width, NARROWEST), WIDEST)
@@ -45,7 +48,7 @@ def report_lines(
         list(_leaks(inspection["leaks"])),
         list(_answers(inspection, width)),
         list(_findings(inspection, width)),
-        [*_wrapped(verdict(report)[1], width), *_steps(report, recipe, width)],
+        [*_wrapped(verdict(report)[1], width), *(_steps(report, recipe, width) if recipe else ())],
     ]
     lines = [line for part in parts if part for line in ["", *part]]
     return lines[1:]
