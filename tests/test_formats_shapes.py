@@ -137,6 +137,8 @@ def test_only_the_last_chosen_answer_is_learned() -> None:
         ("good", "poor", "chosen is an answer alone, and there is no column 'prompt'"),
         ("Human:hello\n\nAssistant:ok", "Human:hello\n\nAssistant:no", "chosen begins with no turn"),
         ("Human:q\n\nAssistant: a\n\nHuman: r\n\nAssistant: b", "x", "chosen begins with no turn"),
+        ("\n\nHuman: q\n\nAssistant: a", None, "rejected is null"),
+        ("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: a", "chosen and rejected are the same"),
         (5, "poor", "chosen has to be text or a list of turns, not a number"),
     ],
 )
@@ -146,7 +148,8 @@ def test_pairs_that_are_none(chosen: Any, rejected: Any, told: str) -> None:
 
 def test_a_prompt_beside_the_dialogue_has_to_be_its_own() -> None:
     talked = [USER, REPLY, {"role": "user", "content": "r"}]
-    row = {"prompt": "q", "chosen": [*talked, REPLY], "rejected": [*talked, REPLY]}
+    poor = REPLY | {"content": "poor"}
+    row = {"prompt": "q", "chosen": [*talked, REPLY], "rejected": [*talked, poor]}
     assert [turn.content for turn in one(row).prompt] == ["q", "a", "r"]
     assert "another prompt than the column" in bad(row | {"prompt": "other"})
 

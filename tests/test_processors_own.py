@@ -37,6 +37,7 @@ number = 5
 def numbered(row): return Example.make(row["q"], row["a"], id=5)
 def sliced(row): return Example.make(row["q"], row["a"], slices={"n": None})
 def torn(row): return Example.make(row["q"], row["a"], document="\\ud800")
+def leaves(row): raise SystemExit(5)
 def torn_slice(row): return Example.make(row["q"], row["a"], slices={"kind": "\\ud800"})
 """
 ROW = {"q": "ask", "a": "reply", "side": "left"}
@@ -75,6 +76,7 @@ def test_a_users_processor(own: str) -> None:
         ("unanswered", "made an Example without an answer"),
         ("fails", "KeyError: 'missing'"),
         ("deep", "JSONDecodeError: Expecting"),
+        ("leaves", "SystemExit: 5"),
         ("role", "made a turn with the role 'human'"),
         ("numbered", "gave an id, document, slice or rejected that is no text"),
         ("sliced", "gave an id, document, slice or rejected that is no text"),
@@ -84,7 +86,11 @@ def test_what_a_processor_does_wrong_is_told(own: str, function: str, told: str)
     with pytest.raises(BadRow) as caught:
         made(ROW, f"{own}:{function}")
     assert told in str(caught.value) and f"{own}:{function}" in str(caught.value)
-    hints = {"fails": f"{own}.py:12, in fails", "deep": f"{own}.py:14, in inner"}
+    hints = {
+        "fails": f"{own}.py:12, in fails",
+        "deep": f"{own}.py:14, in inner",
+        "leaves": f"{own}.py:21, in leaves",
+    }
     assert caught.value.hint == hints.get(function)
 
 

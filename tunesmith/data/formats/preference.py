@@ -26,7 +26,10 @@ def pair(row: Row, manner: Manner) -> tuple[Turns, str | None]:
             prompt, _ = _side(cell(row, "chosen", manner), "chosen", None)
         return _with_system(row, manner, _asked(prompt)), None
     above, chosen = _side(cell(row, "chosen", manner), "chosen", prompt)
-    below, rejected = _side(cell(row, "rejected", manner), "rejected", prompt)
+    worse = cell(row, "rejected", manner)
+    if worse is None:
+        raise BadRow("rejected is null: a pair needs both answers")
+    below, rejected = _side(worse, "rejected", prompt)
     if above != below:
         turn = next(
             (i for i, (a, b) in enumerate(zip(above, below, strict=False), 1) if a != b),
@@ -35,6 +38,8 @@ def pair(row: Row, manner: Manner) -> tuple[Turns, str | None]:
         raise BadRow(
             f"chosen and rejected have different prompts (from turn {turn} on): they answer different things"
         )
+    if chosen == rejected:
+        raise BadRow("chosen and rejected are the same")
     turns = [*_with_system(row, manner, _asked(above)), Message("assistant", chosen, learned=True)]
     return turns, rejected
 

@@ -29,7 +29,7 @@ def processed(row: Row, view: Row, place: str, manner: Manner) -> list[Example]:
         made = function(given)
     except BadRow:
         raise
-    except Exception as error:  # the user's own code: anything may happen
+    except (Exception, SystemExit) as error:  # the user's own code: anything may happen
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise BadRow(f"processor {name}: {reason}", hint=_origin(error)) from error
     examples = [made] if isinstance(made, Example) else made
@@ -122,7 +122,7 @@ def _told(made: object) -> str:
     return f"a {type(made).__name__}"
 
 
-def _origin(error: Exception) -> str | None:
+def _origin(error: BaseException) -> str | None:
     """File, line and function of the innermost frame in the processor's own file."""
     frames = list(walk_tb(error.__traceback__))[1:]
     if not frames:
