@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,20 @@ def test_every_mission_is_recognised(mission: str, tmp_path: Path) -> None:
         "safe-answers": "preference",
     }
     assert recipe.data.format == expected[mission]
+
+
+def test_long_text_counts_by_its_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(0)
+    book = tmp_path / "book.txt"
+    book.write_text(" ".join(word(draw) for _ in range(15_000)))
+    recipe = written(book)
+    said = capsys.readouterr().out
+    assert main(["check", str(tmp_path / "written.yaml"), "--runs-dir", str(tmp_path / "runs")]) == 0
+    pieces = int(re.findall(r"proved +train, ([\d,]+) rows", capsys.readouterr().out)[0].replace(",", ""))
+    assert pieces > 10 and f"book.txt: 1, in some {pieces:,} pieces" in " ".join(said.split())
+    text = (tmp_path / "written.yaml").read_text()
+    assert f"{pieces} rows: some {round(recipe.train.epochs * pieces / 8)} steps" in text
+    assert "too few documents" in text
 
 
 def test_many_rows_are_sampled_the_same_way(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def _say_what(found: Findings) -> None:
     seen = found.seen
     say = console.say_under
     part = "" if seen.whole else f", {seen.looked:,} of them looked at"
-    say("rows", f"{seen.path}: {seen.rows:,}{part}")
+    say("rows", f"{seen.path}: {seen.rows:,}{found.in_pieces}{part}")
     for split, other in found.others.items():
         say("", f"{other.path}: {other.rows:,}, taken as {split} rows")
     say("format", f"{seen.format.value}: {seen.format.why}")

@@ -51,10 +51,25 @@ class Findings:
         return self.base == "starter"
 
     @property
-    def examples(self) -> int:
-        """In all of the file, by those of the rows looked at."""
+    def documents(self) -> int:
+        """Examples in all of the file, by those of the rows looked at. A text is one, however many pieces it has."""
         seen = self.seen
         return round(seen.rows * len(seen.examples) / seen.looked)
+
+    @property
+    def examples(self) -> int:
+        """Rows to learn from in all of the file: of plain text its pieces."""
+        if self.seen.manner.format != "text":
+            return self.documents
+        most, _ = limit(self)
+        own = self.lengths.all[: len(self.seen.examples)]
+        return round(self.documents * sum(-(-one // most) for one in own) / len(own))
+
+    @property
+    def in_pieces(self) -> str:
+        """What is said behind the number of rows where some are cut into pieces."""
+        pieces = self.examples
+        return f", in some {pieces:,} pieces" if pieces > self.documents else ""
 
     @property
     def kept(self) -> float:
@@ -100,7 +115,7 @@ def _model(found: Findings) -> list[str]:
 
 def _data(found: Findings) -> list[str]:
     seen = found.seen
-    lines = ["data:", _line("train", str(seen.path), f"{seen.rows:,} rows")]
+    lines = ["data:", _line("train", str(seen.path), f"{seen.rows:,} rows{found.in_pieces}")]
     for split, other in found.others.items():
         why = (
             "chooses the checkpoint"
@@ -168,7 +183,7 @@ def limit(found: Findings) -> tuple[int, int]:
 
 def shares(found: Findings) -> dict[str, float]:
     """Shares of the rows to set aside for validation and test; none where a file is given, or rows are too few."""
-    rows = found.examples
+    rows = found.documents
     if rows < 10 or "validation" in found.others:
         return {}
     if rows >= 100_000:
@@ -194,7 +209,8 @@ def _split(found: Findings) -> list[str]:
         if choice:
             lines.append(_line(key, choice.value, choice.why, deep=4))
     if not set_aside and not found.others:
-        lines.insert(0, "    # too few rows to set any aside: nothing will be scored. Give 10 or more.")
+        few = "documents (blank lines part them)" if seen.manner.format == "text" else "rows"
+        lines.insert(0, f"    # too few {few} to set any aside: nothing will be scored. Give 10 or more.")
     if not any(not line.lstrip().startswith("#") for line in lines):
         return [line[2:] for line in lines]
     return ["  split:", *lines]
