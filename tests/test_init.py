@@ -278,6 +278,29 @@ def test_every_mission_is_recognised(mission: str, tmp_path: Path) -> None:
     assert recipe.data.format == expected[mission]
 
 
+@pytest.mark.parametrize("name", ["doc", "Doc", "sample_id", "meta.chunkId"])
+def test_rows_of_one_document_are_seen(name: str, tmp_path: Path) -> None:
+    def named(value: str) -> dict[str, Any]:
+        return {"meta": {name[5:]: value}} if "." in name else {name: value}
+
+    made = [{"question": q, "answer": a} | named(f"D{n // 4}") for n, (q, a) in enumerate(texts())]
+    assert written(jsonl(tmp_path / "rows.jsonl", made)).data.split.group == name
+    for values in (range(ROWS), [n // 12 for n in range(ROWS)]):  # an id for each row; a handful of kinds
+        made = [row | named(f"D{value}") for row, value in zip(made, values, strict=True)]
+        assert written(jsonl(tmp_path / "rows.jsonl", made)).data.split.group is None
+
+
+def test_what_asks_and_what_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [(f"Which {q[:20]} is it in case {n}?", a) for n, (q, a) in enumerate(texts())]
+    rows = jsonl(tmp_path / "rows.jsonl", [{"meta": {"q": q, "a": {"text": a}}} for q, a in asked])
+    assert written(rows).data.columns == {"prompt": "meta.q", "completion": "meta.a.text"}
+    rows = jsonl(tmp_path / "rows.jsonl", [{"left": a, "right": q} for q, a in asked])
+    assert written(rows).data.columns == {"prompt": "right", "completion": "left"}
+    jsonl(tmp_path / "rows.jsonl", [{"passage": a, "right": q} for q, a in asked])
+    assert main(["init", str(rows), "--out", str(tmp_path / "none.yaml")]) == 2
+    assert "which column asks" in capsys.readouterr().err and not (tmp_path / "none.yaml").exists()
+
+
 def test_long_text_counts_by_its_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(0)
     book = tmp_path / "book.txt"

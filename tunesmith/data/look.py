@@ -18,6 +18,7 @@ from tunesmith.data.formats.columns import (
     called,
     columns_of,
     is_document,
+    is_identity,
     is_label,
 )
 from tunesmith.data.formats.examples import BadRow, Manner, format_of, row_examples
@@ -173,28 +174,53 @@ def _mapped(seen: Look) -> tuple[str, dict[str, str]]:
     contexts = [one for one in called(texts, CONTEXTS) if one is not answer and one not in asks]
     contexts = [one for one in contexts if one.is_prose or one.name not in sides]
     order, context = next(iter(asks), None), next(iter(contexts), None)
+    if not order and not answer and (both := _q_and_a(texts)):
+        order, answer = both
+        context = None
     if answer and order and context:
         return "instruction", {"instruction": order.name, "input": context.name, "output": answer.name}
     ask = order or context
     left = [one for one in texts if one.is_prose and one not in (ask, answer) and one.name not in sides]
     if ask and not answer and len(left) == 1:
         answer = left[0]
+        if answer.asks and ask is context and not ask.asks:
+            raise _unclear(seen)  # a question, and beside it its answer or what it is about
         seen.guessed = f"no column is called an answer; {answer.name!r} is the only other one with sentences"
     elif answer and not ask and len(left) == 1:
         ask = left[0]
         seen.guessed = f"no column is called a question; {ask.name!r} is the only other one with sentences"
     elif not ask and not answer and len(left) == 2:
-        ask, answer = left
+        ask, answer = sorted(left, key=lambda one: not one.asks)
+        which = (
+            f"{ask.name!r} holds questions"
+            if ask.asks and not answer.asks
+            else "which of them answers the other can't be seen"
+        )
         seen.guessed = (
-            f"{ask.name!r} and {answer.name!r} are the columns with sentences; which of them answers the other can't "
-            "be seen: swap them in data.columns if it is the first"
+            f"{ask.name!r} and {answer.name!r} are the columns with sentences; {which}: "
+            f"swap them in data.columns if {ask.name!r} answers"
         )
     if ask and answer:
         return "prompt_completion", {"prompt": ask.name, "completion": answer.name}
     only = ask or (left[0] if len(left) == 1 else None)
     if only and not answer and len(texts) == 1:
         return "text", {"text": only.name}
-    raise RowError(
+    raise _unclear(seen)
+
+
+def _q_and_a(texts: list[Column]) -> tuple[Column, Column] | None:
+    """`q` and, beside it, `a`, which may be an object with one text in it."""
+    for one in texts:
+        before, _, name = one.name.rpartition(".")
+        beside = f"{before}.a" if before else "a"
+        answers = [other for other in texts if other.name == beside or other.name.startswith(f"{beside}.")]
+        if name == "q" and len(answers) == 1:
+            return one, answers[0]
+    return None
+
+
+def _unclear(seen: Look) -> RowError:
+    return RowError(
         f"{seen.path.name}: it can't be told which column asks and which one answers\n"
         f"  there are: {'; '.join(one.told for one in seen.columns[:20])}\n"
         "  looked for: instruction/output, prompt/completion, messages, conversations, chosen/rejected, text;\n"
@@ -232,7 +258,8 @@ def _role(seen: Look, rows: list[Row]) -> None:
 
 
 def _documents(seen: Look) -> list[Column]:
-    return [one for one in called(seen.columns, DOCUMENTS) if is_document(one) and not one.is_prose]
+    named = [one for one in called(seen.columns, DOCUMENTS) if is_document(one) and not one.is_prose]
+    return named + [one for one in seen.columns if one not in named and is_identity(one)]
 
 
 def _labels(seen: Look) -> list[Column]:

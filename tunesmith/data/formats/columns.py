@@ -21,8 +21,8 @@ ANSWERS = (
     "summary", "result", "solution", "extraction", "entities", "translation", "note", "assistant",
 )  # fmt: skip
 DOCUMENTS = (
-    "doc_id", "document_id", "pmid", "patient_id", "patient", "subject_id", "hadm_id", "encounter_id", "visit_id",
-    "case_id", "case", "report_id", "note_id", "article_id", "study_id", "session_id", "conversation_id", "document",
+    "doc_id", "document_id", "doc", "docid", "pmid", "patient_id", "patient", "subject_id", "hadm_id", "encounter_id",
+    "visit_id", "case_id", "case", "report_id", "note_id", "article_id", "study_id", "session_id", "conversation_id", "document",
     "url", "filename", "file", "page",
 )  # fmt: skip
 LABELS = (
@@ -31,6 +31,7 @@ LABELS = (
 )  # fmt: skip
 MOST_LABELS, ROWS_A_LABEL = 30, 10
 FEWEST_DOCUMENTS = 10
+MOST_OF_ONE = 20  # rows of one id, on average: more have the ids of annotators, sites, labels
 _PROSE_WORDS, _PROSE_LETTERS = 4, 30
 _DEEP = 3  # levels of objects inside objects that are looked into
 
@@ -52,6 +53,8 @@ class Column:
     """Median of words a filled cell; 0 where it holds no text."""
     letters: float
     """Median of letters of the cells that are not plain ASCII: some scripts part no words."""
+    questions: int
+    """Texts that end with a question mark."""
 
     @property
     def is_text(self) -> bool:
@@ -63,6 +66,11 @@ class Column:
         """Sentences rather than names: several words, filled nearly everywhere, mostly different."""
         long = self.words >= _PROSE_WORDS or self.letters >= _PROSE_LETTERS
         return self.is_text and long and self.rows >= 0.9 * self.of and self.distinct >= 0.3 * self.rows
+
+    @property
+    def asks(self) -> bool:
+        """Most of its texts are questions."""
+        return 2 * self.questions > self.texts
 
     @property
     def told(self) -> str:
@@ -108,6 +116,7 @@ def _column(name: str, values: list[Any], of: int) -> Column:
         max(counts.values(), default=0),
         median(len(text.split()) for text in texts) if texts else 0,
         median([0 if text.isascii() else len(text) for text in texts] or [0]),
+        sum(text.rstrip().endswith(("?", "？", "؟")) for text in texts),
     )
 
 
@@ -143,6 +152,16 @@ def is_document(column: Column) -> bool:
         column.rows == column.of
         and FEWEST_DOCUMENTS <= column.distinct < column.rows
         and column.largest <= 0.3 * column.rows
+    )
+
+
+def is_identity(column: Column) -> bool:
+    """Whether it is called an id of something, of which each has a few rows: whatever it is, they belong together."""
+    return (
+        _words(column.name.rsplit(".", 1)[-1])[-1:] == ["id"]
+        and is_document(column)
+        and not is_label(column)
+        and column.rows <= MOST_OF_ONE * column.distinct
     )
 
 
