@@ -14,7 +14,7 @@ pytestmark = pytest.mark.realdata
 # file: the exit code of `check`, and what init warns of beforehand; "": of nothing
 SOUND = (0, "")
 QUICK = {
-    "aci_bench/train.csv": (0, "59 of 87 rows are longer than the 4096 tokens"),
+    "aci_bench/train.csv": (0, "59 of 87 rows are longer than the 4,096 tokens"),
     "aci_bench/valid.csv": (0, "left out"),
     "bc5cdr_official_eval_sample/CDR_sample.gold.PubTator": SOUND,
     "cancer_ie/validation_a.jsonl": SOUND,
@@ -31,7 +31,7 @@ LONG = {
     "bc5cdr_official_eval_sample/CDR_sample.test.CID.PubTator": SOUND,
     "bc5cdr_official_eval_sample/CDR_sample.test.DNER.PubTator": SOUND,
     "cancer_ie/train.jsonl": SOUND,
-    "medquad/medquad_diagnosis_treatment.jsonl": (0, "longer than the 4096 tokens"),
+    "medquad/medquad_diagnosis_treatment.jsonl": (0, "longer than the 4,096 tokens"),
     "medquad/medquad_qa.jsonl": SOUND,
     "mts_dialog/MTS-Dialog-TrainingSet.csv": SOUND,
     "mts_dialog/MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv": SOUND,

@@ -22,8 +22,8 @@ ANSWERS = (
 )  # fmt: skip
 DOCUMENTS = (
     "doc_id", "document_id", "doc", "docid", "pmid", "patient_id", "patient", "subject_id", "hadm_id", "encounter_id",
-    "visit_id", "case_id", "case", "report_id", "note_id", "article_id", "study_id", "session_id", "conversation_id", "document",
-    "url", "filename", "file", "page",
+    "visit_id", "case_id", "case", "report_id", "note_id", "article_id", "study_id", "session_id", "conversation_id",
+    "document", "url", "filename", "file", "page",
 )  # fmt: skip
 LABELS = (
     "task", "task_type", "label", "category", "class", "type", "qtype", "section_header", "specialty", "service",
