@@ -72,6 +72,38 @@ def test_unlabelled_rows_for_predict(tmp_path: Path) -> None:
     assert [row.answer for row in rows] == [None, None]
 
 
+def test_a_file_saved_in_another_way_is_told_with_its_fix(tmp_path: Path) -> None:
+    sound = "".join(
+        json.dumps({"prompt": f"é {i}", "completion": "b"}, ensure_ascii=False) + "\n" for i in "12"
+    )
+    path = tmp_path / "rows.jsonl"
+    told = {
+        sound.encode("utf-16"): ("is UTF-16, not UTF-8", "save the file as UTF-8: iconv -f UTF-16"),
+        b"\xfe\xff" + sound.encode("utf-16-be"): (
+            "is UTF-16",
+            "save the file as UTF-8: iconv",
+        ),
+        sound.encode("latin-1"): ("2 of 2 rows can't be used", "save the file as UTF-8"),
+        sound.replace("\n", "\r").encode(): ("parted by a bare carriage return", "save the file with \\n"),
+        b'{"prompt": "caf\xe9"}\n{broken\n': ("2 of 2 rows", "mend or remove these rows"),
+    }
+    for content, (what, fix) in told.items():
+        path.write_bytes(content)
+        with pytest.raises(RowError) as caught:
+            read_file(path, Manner())
+        assert what in caught.value.what and str(caught.value.fix).startswith(fix)
+    path = tmp_path / "rows.csv"
+    for content, fix in {
+        b"prompt,r\xe9ponse\na,b\n": "save the file as UTF-8",
+        b"prompt,completion\ra,b\r": "save the file with",
+        b'prompt,"completion\n': "mend the first line",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(RowError, match="column names") as caught:
+            read_file(path, Manner())
+        assert str(caught.value.fix).startswith(fix)
+
+
 def test_every_bad_row_is_listed(tmp_path: Path) -> None:
     path = write(
         tmp_path,

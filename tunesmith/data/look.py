@@ -28,6 +28,7 @@ from tunesmith.errors import RowError
 from tunesmith.example import Example
 
 MOST = 20_000  # rows that are looked at; of more, a fixed random part
+_MEND = "mend its rows, or give another file"
 _FEW = 20  # fewer rows don't show that something is always so
 
 
@@ -74,7 +75,10 @@ def look(path: Path, most: int = MOST) -> Look:
     sound = [row for _, row in rows if not isinstance(row, str)]
     if not sound:
         first = rows[0] if rows else ("", "there are none")
-        raise RowError(f"no row of {path.name} can be read: {first[1]}", where=first[0] or str(path))
+        what, _, fix = first[1].partition("; ")
+        raise RowError(
+            f"no row of {path.name} can be read: {what}", where=first[0] or str(path), fix=fix or _MEND
+        )
     seen.columns = columns_of(sound)
     _how(seen, sound)
     _role(seen, sound)
@@ -87,7 +91,7 @@ def look(path: Path, most: int = MOST) -> Look:
     )
     examples_of(seen, rows)
     if not seen.examples:
-        raise RowError(f"no row of {path.name} can be used: {seen.bad[0]}", where=str(path))
+        raise RowError(f"no row of {path.name} can be used: {seen.bad[0]}", where=str(path), fix=_MEND)
     return seen
 
 

@@ -34,6 +34,11 @@ class Refusals:
         if seen >= ALIKE and self.count == seen and len(self._seen) == 1 and not self._others:
             raise self.error(seen, all_alike=True)
 
+    def _fix(self) -> str:
+        fixes = {reason.partition("; ")[2] for reason in self._seen}
+        one = fixes.pop()
+        return one if not fixes and one.startswith("save the file") else "mend or remove these rows"
+
     def error(self, total: int, all_alike: bool = False) -> RowError:
         """All of it, as the error that ends the reading of `total` rows."""
         lines = [
@@ -48,5 +53,5 @@ class Refusals:
         return RowError(
             f"{how_many} {verb}:\n" + "\n".join(lines),
             where=str(hint) if hint else None,
-            fix="mend the processor" if hint else "mend or remove these rows",
+            fix="mend the processor" if hint else self._fix(),
         )

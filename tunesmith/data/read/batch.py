@@ -59,6 +59,8 @@ def json_row(line: bytes, first: bool = False) -> Row | str:
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and b"\r" in line.rstrip():
+            return "rows parted by a bare carriage return; save the file with \\n at the ends of lines"
         return f"broken JSON at character {error.colno}: {error.msg}"
     except (ValueError, RecursionError) as error:
         # a number of thousands of digits; brackets thousands deep

@@ -32,6 +32,8 @@ __all__ = ["KINDS", "RawBatch", "file_kind", "read_batches", "read_rows"]
 
 BATCH = 512  # rows that travel to a worker together
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with; no UTF-8 does
+
 Reader = Callable[[IO[bytes], str, int], Iterator[RawBatch]]
 
 
@@ -117,6 +119,13 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
     packed = path.name.lower().endswith(".gz")
     try:
         with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
+            if file.read(2) in _UTF_16:
+                raise RowError(
+                    f"{name} is UTF-16, not UTF-8",
+                    where=str(path),
+                    fix="save the file as UTF-8: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+                )
+            file.seek(0)
             yield file
     except PermissionError:
         raise AccessError(f"{path} may not be read", fix=f"chmod u+r {path}") from None

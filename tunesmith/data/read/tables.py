@@ -73,7 +73,12 @@ def _read(file: IO[bytes], name: str, size: int, delimiter: str) -> Iterator[Raw
             continue
         if not columns:
             if isinstance(row, str):
-                raise RowError(f"the column names of {name} can't be read: {row}", where=f"{name}:{before}")
+                what, _, fix = row.partition("; ")
+                raise RowError(
+                    f"the column names of {name} can't be read: {what}",
+                    where=f"{name}:{before}",
+                    fix=fix or "mend the first line: it names the columns",
+                )
             columns = _columns(row, f"{name}:{before}", delimiter)
             continue
         if len(row) != len(columns) and not isinstance(row, str):
