@@ -75,7 +75,7 @@ def look(path: Path, most: int = MOST) -> Look:
     sound = [row for _, row in rows if not isinstance(row, str)]
     if not sound:
         first = rows[0] if rows else ("", "there are none")
-        what, _, fix = first[1].partition("; ")
+        what, _, fix = str(first[1]).partition("; ")
         raise RowError(
             f"no row of {path.name} can be read: {what}", where=first[0] or str(path), fix=fix or _MEND
         )
