@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipe_file",),
     ("templates",),
     ("tokenizer_files",),
+    ("word_ids",),
     ("contract",),
     ("proof",),
     ("run",),

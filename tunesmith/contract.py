@@ -18,6 +18,7 @@ from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
 from tunesmith.templates import choose_template, compile_template, frozen
 from tunesmith.tokenizer_files import own_template, special_tokens, tokenizer_files
+from tunesmith.word_ids import BatchIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,14 +69,13 @@ class Contract:
             ) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._batch = BatchIds(self._tokenizer)
         added = self._tokenizer.get_added_tokens_decoder()
         self._control = {token.content: i for i, token in added.items() if token.special}
         longest = sorted(self._control, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         self._control_ids = frozenset(self._control.values())
-        self._tails: dict[
-            str, list[int]
-        ] = {}  # ids of what stands between the last control token and an answer
+        self._tails: dict[str, list[int]] = {}  # ids from the last control token up to an answer
         self._render = compile_template(self.template, DATE)
         self._tail = self._find_tail()
 
@@ -179,9 +179,9 @@ class Contract:
                 )
                 texts.append("")
         made: list[Encoded | RowError] = []
-        for number, one in enumerate(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)):
+        for number, ids in enumerate(self._batch.ids(texts)):
             try:
-                made.append(refused.get(number) or self._masked(one.ids, texts[number], examples[number]))
+                made.append(refused.get(number) or self._masked(ids, texts[number], examples[number]))
             except RowError as error:
                 made.append(error)
         return made

@@ -38,10 +38,11 @@ _CODE = (
     "rows.py",
     "templates.py",
     "tokenizer_files.py",
+    "word_ids.py",
     "starter/reports.py",
     "starter/values.py",
 )
-_LIBRARIES = ("jinja2", "jsonschema", "numpy", "pyarrow", "referencing", "scipy", "tokenizers")
+_LIBRARIES = ("jinja2", "jsonschema", "numpy", "pyarrow", "referencing", "regex", "scipy", "tokenizers")
 _SIZES = "sizes.json"
 Stat = tuple[int, int, int] | None
 
