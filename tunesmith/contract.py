@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -193,7 +193,7 @@ class Contract:
                 [*begin, *ids, self.document_end_id], [False] * len(begin) + [True] * (len(ids) + 1)
             )
         learned = [False] * len(ids)
-        controls = [t for t, one in enumerate(ids) if one in self._control_ids]
+        controls = list(compress(range(len(ids)), map(self._control_ids.__contains__, ids)))
         messages = example.messages
         for turn, message in enumerate(messages):
             if not message.learned:

@@ -23,7 +23,10 @@ _Expression = Any  # of `re` or `regex`
 MOST_WORDS = 500_000  # words remembered, of at most LONGEST characters
 LONGEST = 40
 # a character beside letters, digits, spaces, line breaks, signs and itself, and in a contraction
-_PROBE = "a{0}a {0} {0}{0}  {0}1{0}1 '{0} '{0}a 'r{0} 'v{0} 'l{0}\n{0}\n {0}\r\n{0}.{0}. .{0}12345{0}"
+_PROBE = (
+    "a{0}a a'{0}a a'r{0}a a'v{0}a a'l{0}a {0}'s {0} {0}{0}  {0}1{0}1'{0} '{0} '{0}'{0}"
+    "\n{0}\n {0}\r\n{0}.{0}. .{0}12345{0}\t{0}"
+)
 
 
 class BatchIds:
