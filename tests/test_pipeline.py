@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_project import make_project
 
+from tunesmith import pipeline
 from tunesmith.cli import main
 from tunesmith.pipeline import NAMES
 from tunesmith.run import Run
@@ -144,3 +145,16 @@ def test_nothing_to_score_is_told_before_training(tmp_path: Path, capsys: pytest
 
 def test_stages_stand_in_order() -> None:
     assert NAMES == ("prepare", "train", "evaluate", "export")
+
+
+def test_what_changes_while_a_stage_runs_counts_as_not_read(tmp_path: Path) -> None:
+    rows = {"train rows": "before"}
+
+    def changes(recipe: object, run: Run) -> None:
+        rows["train rows"] = "after"
+
+    stage = pipeline.Stage("prepare", changes, lambda recipe, run: dict(rows))
+    run = Run(tmp_path / "one")
+    run.path.mkdir()
+    pipeline._do(stage, None, run, stage.inputs(None, run))  # type: ignore[arg-type]
+    assert run.is_current("prepare", {"train rows": "before"}) and not run.is_current("prepare", rows)

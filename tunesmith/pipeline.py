@@ -147,7 +147,7 @@ def advance(recipe: Recipe, run: Run, until: str = NAMES[-1]) -> None:
         if run.is_current(stage.name, inputs):
             console.note(f"{stage.name}: done already")
             continue
-        _do(stage, recipe, run)
+        _do(stage, recipe, run, inputs)
     run.write_state(phase=f"{until} done")
 
 
@@ -164,12 +164,15 @@ def redo(recipe: Recipe, run: Run, name: str) -> None:
                 where=str(run.path),
                 fix="tunesmith run RECIPE goes on with it",
             )
-    _do(stage, recipe, run)
+    _do(stage, recipe, run, stage.inputs(recipe, run))
     run.write_state(phase=f"{name} done")
 
 
-def _do(stage: Stage, recipe: Recipe, run: Run) -> None:
-    """Runs a stage. While it runs, neither it nor a stage after it counts as finished."""
+def _do(stage: Stage, recipe: Recipe, run: Run, inputs: Mapping[str, str]) -> None:
+    """Runs a stage. While it runs, neither it nor a stage after it counts as finished.
+
+    `inputs` are as they were before it began: what changes meanwhile was not what it read.
+    """
     console.note(f"{stage.name} …")
     run.unstamp(NAMES[NAMES.index(stage.name) :])
     run.write_state(phase=stage.name)
@@ -177,7 +180,7 @@ def _do(stage: Stage, recipe: Recipe, run: Run) -> None:
         stage.run(recipe, run)
     except OSError as error:
         raise disk_error(error, run.path) or error from None
-    run.stamp(stage.name, stage.inputs(recipe, run))
+    run.stamp(stage.name, inputs)
 
 
 # ---- opening a run for a recipe
