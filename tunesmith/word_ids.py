@@ -1,9 +1,10 @@
 """Token ids by looking words up: what a byte-level BPE tokenizer says, for words that come again and again.
 
-Such a tokenizer (Llama 3, Qwen) cuts a text at its added tokens, cuts the rest into words by one regular expression,
-and encodes each word by itself. The expression is the tokenizer's own, run by other engines (`re` for ASCII, `regex`);
-each character is allowed only after an engine has been seen to cut around it as the tokenizer does. Where anything else
-is at work (a normaliser, other pre-tokenizers, added tokens that take spaces with them), there is no short cut.
+Such a tokenizer (GPT-2, Llama 3, Qwen) cuts a text at its added tokens, cuts the rest into words by one regular
+expression, and encodes each word by itself. The expression is the tokenizer's own, run by other engines (`re` for
+ASCII, `regex`); each character is allowed only after an engine has been seen to cut around it as the tokenizer does.
+Where anything else is at work (a normaliser, other pre-tokenizers, added tokens that take spaces with them), there is
+no short cut.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _Expression = Any  # of `re` or `regex`
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what ByteLevel cuts by itself
 MOST_WORDS = 500_000  # words remembered, of at most LONGEST characters
 LONGEST = 40
 # a character beside letters, digits, spaces, line breaks, signs and itself, and in a contraction
@@ -60,6 +62,8 @@ def word_ids(tokenizer: Tokenizer) -> WordIds | None:
 
 def _pattern(state: dict[str, Any]) -> str | None:
     """The expression that cuts words, where that and bytes are all that the pre-tokenizer does."""
+    if state.get("type") == "ByteLevel" and state["use_regex"] and not state["add_prefix_space"]:
+        return _GPT2
     parts = state.get("pretokenizers") or []
     if state.get("type") != "Sequence" or [part.get("type") for part in parts] != ["Split", "ByteLevel"]:
         return None
