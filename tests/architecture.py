@@ -53,6 +53,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
+# likewise inside a large room
+INSIDE = {"data": ("read", "processors", "formats", "alike", "inspect", "shown")}
+
 # imported at the top of a file only in the rooms that compute
 HEAVY = {
     "accelerate", "bitsandbytes", "boto3", "botocore", "deepspeed", "mlflow", "peft", "torch", "transformers", "triton",
@@ -156,10 +159,18 @@ def _of_import(one: Import, modules: Mapping[str, Path], heavy: set[str]) -> Ite
         if there != here and here in FLOOR and there in FLOOR and FLOOR[there] >= FLOOR[here]:
             how = "stands beside" if FLOOR[there] == FLOOR[here] else "stands above"
             yield f"{where}: {here or PACKAGE} imports {one.target}, which {how} it"
+        if there == here and _upward(one):
+            yield f"{where}: {one.target} stands above {one.module} inside {here}/"
         if not one.late and one.target in heavy and here not in COMPUTE:
             yield f"{where}: {one.target} is heavy; import it inside a function"
     elif not one.late and (outside in LATE or (outside in HEAVY and here not in COMPUTE)):
         yield f"{where}: {outside} is heavy; import it inside a function"
+
+
+def _upward(one: Import) -> bool:
+    order = INSIDE.get(_room(one.module), ())
+    here, there = ([*name.split("."), "", ""][2] for name in (one.module, one.target))
+    return here in order and there in order and order.index(there) > order.index(here)
 
 
 def _circles(inside: dict[str, set[str]]) -> list[str]:

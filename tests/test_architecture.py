@@ -46,6 +46,11 @@ MUTANTS = {
     "… by name": ("train/loop.py", "TABLE = {'score': 'tunesmith.evaluate.score:score'}", "stands beside"),
     "upward": ("contract.py", "from tunesmith.run import Run", "stands above"),
     "upward from the package": ("__init__.py", "from tunesmith import errors", "stands above"),
+    "upward in a room": (
+        "data/read/files.py",
+        "from tunesmith.data.inspect.phi import personal",
+        "inside data/",
+    ),
     "a circle in a room": ("train/step.py", "from tunesmith.train.loop import f", "circle"),
     "torch in a light room": ("data/prepare.py", "import torch.nn", "heavy"),
     "a heavy room in a light one": ("pipeline.py", "from tunesmith.train.loop import f", "heavy"),
