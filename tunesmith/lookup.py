@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from traceback import extract_tb
 from typing import TypeVar
 
 from tunesmith.errors import TunesmithError
@@ -43,10 +44,20 @@ def _load(name: str, what: str) -> T:  # type: ignore[type-var]
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not module_name.startswith(error.name):
-            raise  # the user's module exists; one of its own imports does not
+            raise TunesmithError(
+                f"the {what} {name!r} can't be loaded: it imports {error.name!r}, which isn't there",
+                where=_place(error),
+                fix=f"install {error.name}, or mend the import",
+            ) from error
         raise TunesmithError(
             f"the {what} {name!r} can't be loaded: there is no module {module_name!r}",
             fix="check the spelling; the module must be importable from the working folder",
+        ) from error
+    except (Exception, SystemExit) as error:  # a user's own code: anything may happen
+        raise TunesmithError(
+            f"the {what} {name!r} can't be loaded: {type(error).__name__}: {error}",
+            where=_place(error),
+            fix="mend the module",
         ) from error
     try:
         found: T = getattr(module, attribute)
@@ -58,3 +69,11 @@ def _load(name: str, what: str) -> T:  # type: ignore[type-var]
             fix=f"give the {what} as package.module:function",
         ) from error
     return found
+
+
+def _place(error: BaseException) -> str | None:
+    """File and line of the user's code that failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else None  # the first is this file

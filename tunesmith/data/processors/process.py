@@ -51,7 +51,8 @@ def find_processor(name: str) -> Callable[[Row], Any]:
     try:
         function = find(name, PROCESSORS, "processor")
     except TunesmithError as error:
-        raise RecipeError(error.what, where="data.processor", fix=error.fix) from None
+        where = f"data.processor ({error.where})" if error.where else "data.processor"
+        raise RecipeError(error.what, where=where, fix=error.fix) from None
     if not callable(function):
         raise RecipeError(f"{name} is no function", where="data.processor", fix="give module:function")
     return function
