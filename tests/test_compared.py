@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_pool import pool_of
 
 from tunesmith.base import resolve
 from tunesmith.data.alike import nearest
 from tunesmith.data.alike.near import near_pairs, shingles
 from tunesmith.data.alike.shingles import fold
 from tunesmith.data.compared import Affixes, compared_text
-from tunesmith.data.pool import Pool, pool_of
+from tunesmith.data.pool import Pool
 from tunesmith.data.prepare import build
 from tunesmith.example import Example
 from tunesmith.recipe import Recipe

@@ -11,7 +11,7 @@ import pytest
 from llama3_referee import meta_chat_format, write_llama3_tokenizer
 
 from tunesmith.contract import Contract, Encoded
-from tunesmith.data.proofs import contract_proofs
+from tunesmith.data.proofs import Rules, split_proofs
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
 from tunesmith.templates import NAMED
@@ -170,7 +170,9 @@ def test_a_broken_template_is_no_bug(llama3: Path, tmp_path: Path, source: bytes
 
 
 def _proofs(contract: Contract, encoded: Encoded, turns: list[tuple[str, str]]) -> dict[str, bool]:
-    return {p.name: p.passed for p in contract_proofs(contract, "train", [(example(turns), encoded)])}
+    rules, row = Rules(contract), example(turns)
+    broken = {rule: [row.id] for rule in rules.broken(row, encoded)}
+    return {p.name: p.passed for p in split_proofs(rules, "train", 1, 0, 1, broken)}
 
 
 TURNS = CONVERSATIONS[1]

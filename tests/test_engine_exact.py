@@ -43,13 +43,18 @@ def engine(
     """A tiny model with adapters whose halves are both random, so that every gradient is."""
     model = tiny(kind, dtype=dtype, attention=register())
     wanted = recipe(dropout=dropout, **train)
-    add_lora(model, wanted.tune, 0)
+    add_random_lora(model, wanted.tune)
+    return ReferenceEngine(model, wanted)
+
+
+def add_random_lora(model: PreTrainedModel, tune: Tune) -> None:
+    """Adapters whose halves are both random."""
+    add_lora(model, tune, 0)
     generator = torch.Generator().manual_seed(3)
     for adapter in adapters(model):
         for parameter in (adapter.A, adapter.B):
             values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
             parameter.data = values.to(parameter.dtype)
-    return ReferenceEngine(model, wanted)
 
 
 def rows() -> tuple[list[list[int]], list[list[bool]]]:

@@ -7,22 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_files import refused, save
 
 from tunesmith.data.read.files import read_batches, read_rows
 from tunesmith.data.read.tables import CellsBatch
-from tunesmith.errors import AccessError, RowError
-
-
-def refused(path: Path) -> str:
-    with pytest.raises((RowError, AccessError)) as caught:
-        list(read_rows(path))
-    return str(caught.value)
-
-
-def save(folder: Path, name: str, content: bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content)
-    return path
 
 
 def test_tables_name_the_lines_of_bad_rows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine_exact import ALL, ONE_BY_ONE, ROWS, batch, distance, recipe, total
+from test_engine_exact import ALL, ONE_BY_ONE, ROWS, add_random_lora, batch, distance, recipe, total
 from tiny_models import KINDS, tiny
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.kernels import plain
 from tunesmith.model.attention import register
-from tunesmith.model.lora import adapters, adapters_off, add_lora, linears
+from tunesmith.model.lora import adapters_off, add_lora, linears
 from tunesmith.model.weights import FrozenLinear, quantized
 from tunesmith.recipe import Recipe, Tune
 from tunesmith.train.optimizer import Optimizer, clip
@@ -50,12 +50,7 @@ def _one(
             bias = None if linear.bias is None else linear.bias.detach()
             frozen = FrozenLinear(quantized(linear.weight.detach(), quantize), bias)
             setattr(model.get_submodule(parent), leaf, frozen)
-    add_lora(model, wanted.tune, 0)
-    generator = torch.Generator().manual_seed(3)
-    for adapter in adapters(model):
-        for parameter in (adapter.A, adapter.B):
-            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
-            parameter.data = values.to(parameter.dtype)
+    add_random_lora(model, wanted.tune)
     return engine_kind(model, wanted)
 
 

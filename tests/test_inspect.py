@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from planted_rows import translations
+from small_pool import pool_of
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import CHECKS, Inspection, inspect
@@ -25,7 +26,6 @@ from tunesmith.data.inspect.prompt_shape import PromptNorms
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import ScriptNorms, main_script, script_letters, strays
 from tunesmith.data.inspect.tally import MOST_VALUES, Tally
-from tunesmith.data.pool import pool_of
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.recipe import Checks, Data
 from tunesmith.tasks import make_task

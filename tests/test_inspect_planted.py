@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted_rows import EACH, Planted, extraction, prompts, translations
+from small_pool import pool_of
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import Inspection, each_row, inspect, relations
-from tunesmith.data.pool import Pool, pool_of
+from tunesmith.data.pool import Pool
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_pool import pool_of
 from test_inspect_real import read
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import inspect
-from tunesmith.data.pool import pool_of
 from tunesmith.example import Example
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task

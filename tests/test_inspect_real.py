@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_pool import pool_of
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.formats.examples import BadRow, Manner, row_examples
 from tunesmith.data.inspect import Inspection, inspect
-from tunesmith.data.pool import pool_of
 from tunesmith.data.read.files import read_rows
 from tunesmith.example import Example, Message
 from tunesmith.recipe import Data

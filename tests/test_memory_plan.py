@@ -15,15 +15,8 @@ from tunesmith.engine.memory import GIB, Budget, Shape, make_plan
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.errors import ModelError, OutOfRoom
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
+from tunesmith.verbs.doctor.needs import LLAMA_8B
 
-LLAMA_8B = {
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 CARD = 24 * GIB
 
 

@@ -170,7 +170,7 @@ def test_an_adapter_with_a_flipped_tensor(project: Path, monkeypatch: pytest.Mon
 
 
 def test_a_base_that_does_not_learn(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lesson, "rate", lambda recipe, model: 1e-6)
+    monkeypatch.setattr(lesson, "rate", lambda model: 1e-6)
     monkeypatch.setattr(lesson, "STEPS", 5)
     assert failed(outcomes(project)) >= {"eight_rows_learned", "answers_repeat"}
 
@@ -306,7 +306,7 @@ def test_rates_by_what_they_act_on(project: Path) -> None:
 
     def of(**tune: Any) -> float:
         wanted = recipe(project, tune=tune)
-        return lesson.rate(wanted, build_model(wanted, resolve(wanted.model), torch.device("cpu")))
+        return lesson.rate(build_model(wanted, resolve(wanted.model), torch.device("cpu")))
 
     assert of(rank=16, alpha=32.0) == pytest.approx(1e-3)
     assert of(rank=16, alpha=16.0) == pytest.approx(2e-3)

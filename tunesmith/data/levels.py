@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
-from tunesmith.contract import Contract
 from tunesmith.data.inspect.finding import levels
 from tunesmith.errors import RowCheckFailed, RowError
 from tunesmith.recipe import Data, Recipe
 
 
-def relevelled(report: Mapping[str, Any], data: Data, contract: Contract) -> dict[str, Any]:
+def relevelled(report: Mapping[str, Any], data: Data) -> dict[str, Any]:
     """The report with this recipe's levels: a preparation may have been made for a recipe with others."""
     inspection = report["inspection"]
     level = levels(data.checks, inspection["chat"])

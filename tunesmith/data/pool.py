@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.alike.near import HASHES, signatures
+from tunesmith.data.alike.near import HASHES
 from tunesmith.data.compared import NO_AFFIXES, Affixes, compared_text
 from tunesmith.example import Example, Message
-from tunesmith.rows import Growing, Rows, RowWriter, row_line
+from tunesmith.rows import Growing, Rows, RowWriter
 
 # id, prompt, answer, document, stratum: hashes of exact texts; text: of the compared one, 0 where nothing is in it;
 # given: the split that the recipe names the row for (0 train, 1 validation, 2 test); source: number of its file;
@@ -144,23 +144,3 @@ class PoolWriter:
         self.facts.close()
         self.signatures.close()
         return self.rows.close()
-
-
-def pool_of(
-    folder: Path, examples: list[Example], given: list[int] | None = None, affixes: Affixes = NO_AFFIXES
-) -> Pool:
-    """A small pool without token ids: lengths are counted in words."""
-    writer = PoolWriter(folder, affixes)
-    texts = [compared_text(example, affixes) for example in examples]
-    for row, example in enumerate(examples):
-        line = row_line(example)
-        prompt = sum(len(turn.content.split()) for turn in example.prompt)
-        learned = len((example.answer or "").split()) + 1
-        writer.rows.append(line, [len(line)], [], [], [0])
-        side = given[row] if given else 0
-        facts = facts_of(example, texts[row], None, side, 0, prompt + learned, prompt, learned)
-        writer.facts.append(np.asarray([facts], dtype=FACTS))
-    if examples:
-        writer.signatures.append(signatures(texts).ravel())
-    writer.close()
-    return Pool(folder)

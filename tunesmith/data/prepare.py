@@ -111,7 +111,7 @@ def build(recipe: Recipe, base: Base, cache: Path) -> Prepared:
             fill(recipe, contract, sources, place)
             shutil.rmtree(place / "pool")
             require_unchanged(read)
-    report = relevelled(json.loads((folder / "report.json").read_text("utf-8")), data, contract)
+    report = relevelled(json.loads((folder / "report.json").read_text("utf-8")), data)
     named = zip(report["sources"], sources, strict=True)
     # these are this recipe's: another may have prepared the same rows, with another base or commit of a hub data set
     ours = {

@@ -8,7 +8,6 @@ from tunesmith.contract import Contract, Encoded
 from tunesmith.example import Example, Message
 from tunesmith.proof import Proof
 
-Pair = tuple[Example, Encoded]
 DIRECT = 20_000  # rows whose prompt is encoded once more on its own; after them one in EVERY
 EVERY = 32
 
@@ -71,18 +70,6 @@ class Rules:
             and any(one and here == self._pad for here, one in zip(ids, learned, strict=True))
         ):
             yield "no_pad_learned"
-
-
-def contract_proofs(contract: Contract, split: str, pairs: Sequence[Pair]) -> Iterator[Proof]:
-    """A proof of each rule over every row; the figure is the number of rows that break it, the limit 0."""
-    rules = Rules(contract)
-    broken: dict[str, list[str]] = {}
-    for example, encoded in pairs:
-        for rule in rules.broken(example, encoded):
-            broken.setdefault(rule, []).append(example.id)
-    yield from split_proofs(
-        rules, split, len(pairs), sum(one.is_text for one, _ in pairs), len(pairs), broken
-    )
 
 
 def split_proofs(

@@ -93,11 +93,6 @@ class Projection:
         """Whether there are adapters, and they are switched on."""
         return bool(self.adapters) and self.adapters[0].enabled
 
-    @property
-    def image_bytes(self) -> int:
-        """Of a kept image."""
-        return (self.N + self.tail) * self._columns * self._like.element_size()
-
     def keep(self, keeps: bool) -> None:
         """Make the image of quantised weights once and keep it, or drop it."""
         if not self.quantised or keeps == (self._image is not None):

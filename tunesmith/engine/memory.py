@@ -61,9 +61,7 @@ class Shape:
     adapted: frozenset[str] = LINEARS  # linears whose inputs a backward wants
 
     @classmethod
-    def of(
-        cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None, width: int | None = None
-    ) -> Shape:
+    def of(cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None) -> Shape:
         """From config.json; `trained` where the caller has counted."""
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])

@@ -46,7 +46,7 @@ def pick(rows: Rows) -> list[int]:
     return sorted(list(shortest.values())[:ROWS])
 
 
-def rate(recipe: Recipe, model: PreTrainedModel) -> float:
+def rate(model: PreTrainedModel) -> float:
     """The learning rate of the lesson."""
     found = adapters(model)
     if found:
@@ -60,7 +60,7 @@ def learned_by_heart(
     """Trains on all of `rows` at once until the loss is low or the steps are spent; by the loop's own stepper."""
     state = State()
     scaling.start(state, recipe.model.dtype)
-    peak = rate(recipe, model)
+    peak = rate(model)
     stepper = Stepper(
         engine=engine,
         plan=plan,
