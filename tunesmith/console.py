@@ -52,12 +52,16 @@ def say_under(label: str, text: str) -> None:
         say(wrapped(f"{'' if number else label:<9} {line}", indent=10))
 
 
+def width() -> int:
+    """Columns of the terminal that lines for people take: 60 to 100."""
+    return max(60, min(100, shutil.get_terminal_size().columns))
+
+
 def wrapped(text: str, indent: int) -> str:
     """Each line no wider than the terminal, and than 100 columns; what goes on stands `indent` columns in."""
-    width = max(60, min(100, shutil.get_terminal_size().columns))
     lines = [
         textwrap.wrap(
-            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            line, width(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
         )
         for line in text.splitlines()
     ]

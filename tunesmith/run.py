@@ -28,9 +28,14 @@ _READ_ONLY = 30  # EROFS
 _PROOF = ("name", "passed", "figure", "limit", "detail")
 
 
+def beside(path: Path) -> Path:
+    """A new hidden name next to `path`, for what is to be renamed to it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """`content` under `path`, or nothing: written beside it, synced, renamed. OutOfRoom on a full disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from tunesmith.data.own_code import code_hash, processor_files, task_files
 from tunesmith.data.sources import SourceFile
 from tunesmith.errors import AccessError, RowError
 from tunesmith.recipe import Recipe
-from tunesmith.run import disk_error, held, sha256_file
+from tunesmith.run import beside, disk_error, held, sha256_file
 
 FOLDER = ".rows"
 _CODE = (
@@ -113,7 +112,7 @@ def is_whole(folder: Path) -> bool:
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `folder` when the block ends well and vanishes when it does not."""
-    temporary = _beside(folder)
+    temporary = beside(folder)
     try:
         temporary.mkdir(parents=True)
         with ExitStack() as stack:
@@ -139,7 +138,7 @@ def _put(temporary: Path, folder: Path) -> None:
     """Renames into place. What another process finished first stays; what is damaged goes."""
     while not is_whole(folder):
         with suppress(FileNotFoundError):
-            damaged = _beside(folder)
+            damaged = beside(folder)
             folder.rename(damaged)
             shutil.rmtree(damaged, ignore_errors=True)
         try:
@@ -151,13 +150,9 @@ def _put(temporary: Path, folder: Path) -> None:
     shutil.rmtree(temporary)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-
-
 def share(path: Path, place: Path) -> None:
     """`path` under another name: a hard link, or a copy where the file system has none."""
-    temporary = _beside(place)
+    temporary = beside(place)
     try:
         try:
             os.link(path, temporary)

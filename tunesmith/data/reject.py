@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import uuid
 from collections.abc import Iterable, Iterator
 from datetime import date, time
 from pathlib import Path
@@ -27,7 +26,7 @@ from tunesmith.data.row import Row
 from tunesmith.data.sources import SPLITS, STARTER, SourceFile, resolve_sources
 from tunesmith.errors import AccessError, RowError
 from tunesmith.recipe import Data
-from tunesmith.run import disk_error
+from tunesmith.run import beside, disk_error
 
 UNREADABLE = "unreadable"  # stands among the checks of a row that can't be read
 _BOM = b"\xef\xbb\xbf"
@@ -212,7 +211,7 @@ class _Whole:
     def write(self, path: Path, content: bytes) -> None:
         """Adds to what `path` will hold."""
         if path not in self._open:
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            temporary = beside(path)
             self._open[path] = temporary, temporary.open("xb")
         self._open[path][1].write(content)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tunesmith.engine.protocol import FlatParameters
 from tunesmith.model.adapter import load_adapter, save_adapter
 from tunesmith.model.lora import adapters
 from tunesmith.recipe import Recipe
-from tunesmith.run import Run, write_atomic
+from tunesmith.run import Run, beside, write_atomic
 
 ABOUT = "training.json"
 
@@ -30,7 +29,7 @@ def write_adapter(
 
     `about` says which checkpoint it is; `is_current` compares it.
     """
-    temporary = run.path / f".adapter.{uuid.uuid4().hex}.tmp"
+    temporary = beside(run.adapter)
     temporary.mkdir()
     try:
         if recipe.tune.method == "lora":
@@ -43,7 +42,7 @@ def write_adapter(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if run.adapter.exists():
-        old = run.path / f".adapter.{uuid.uuid4().hex}.tmp"
+        old = beside(run.adapter)
         run.adapter.rename(old)
         shutil.rmtree(old)
     temporary.rename(run.adapter)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith import console
 from tunesmith.errors import TunesmithError
-from tunesmith.run import Run, find_run, held, write_atomic
+from tunesmith.run import Run, beside, find_run, held, write_atomic
 from tunesmith.store.s3 import is_s3
 from tunesmith.view import words
 from tunesmith.view.sources import folder_size
@@ -125,7 +124,7 @@ def _remove_all(
     for path in doomed:
         gone = path
         if not path.name.endswith(".tmp"):
-            gone = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            gone = beside(path)
             path.rename(gone)
         shutil.rmtree(gone)
     console.say(f"removed {words.size(total)}")

@@ -5,7 +5,6 @@ Nothing is changed and nothing of the user's is read but names. torch is importe
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ Groups = dict[str, list[Finding]]
 def doctor(runs_dir: Path) -> dict[str, Any]:
     """Prints every check; `exit` is 2 where one fails."""
     groups = examine(runs_dir)
-    width = max(60, min(100, shutil.get_terminal_size((80, 24)).columns))
+    width = console.width()
     console.say(f"tunesmith {__version__}")
     for title, findings in groups.items():
         console.say(f"\n{title}")
