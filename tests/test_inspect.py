@@ -336,7 +336,7 @@ def test_norms_hang_on_no_hash_seed() -> None:
 def many_words() -> PromptNorms:
     """Of prompts with 300 words that are all equally frequent."""
     words = [f"{a}{b}{c}" for a in "bcdfgh" for b in "aeiou" for c in "klmnprstvz"]
-    prompts = [" ".join(words[i % 2 :: 2]) + "." for i in range(300)]
+    prompts = [" ".join(words) + "."] * 300
     return PromptNorms.learn(
         [RowView(i, row(text, "yes"), make_task("text").parse) for i, text in enumerate(prompts)]
     )

@@ -228,7 +228,8 @@ def test_what_a_processor_makes_of_one_row_stays_on_one_side(
     (tmp_path / "several.py").write_text(
         "from tunesmith.example import Example\n"
         "def make(row):\n"
-        "    return [Example.make(f'{word}: {row[\"prompt\"]}' * 3, row['completion']) for word in ('a', 'bb')]\n"
+        "    words = row['prompt'].split()\n"
+        "    return [Example.make(' '.join(order), row['completion']) for order in (words, words[::-1])]\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     train = write(tmp_path / "train.jsonl", rows(60))
