@@ -29,6 +29,7 @@ def make_run(
     checkpoints = Checkpoints(run.checkpoints, run="id", keep=9)
     for step in steps:
         checkpoints.save({"step": step, "best_step": best}, WEIGHTS, best_step=best)
+    checkpoints.wait()
     run.recipe_file.write_text("name: run\n")
     for folder in ("adapter", "merged", "report", "predictions"):
         (run.path / folder).mkdir()

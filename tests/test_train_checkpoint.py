@@ -7,13 +7,16 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
-from tunesmith.errors import OutOfRoom
+from tunesmith.errors import AccessError, OutOfRoom
 from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.faults import room
 from tunesmith.train.state import State
 
 
@@ -23,7 +26,9 @@ def save(checkpoints: Checkpoints, step: int, best: int | None = None, size: int
         "a": flat[:size].view(5, -1),
         "b": flat[size:],
     }  # views of one buffer, as FlatParameters has them
-    return checkpoints.save(State(step=step, loss_sum=0.1 + step).to_json(), {"weights": weights}, best)
+    folder = checkpoints.save(State(step=step, loss_sum=0.1 + step).to_json(), {"weights": weights}, best)
+    checkpoints.wait()
+    return folder
 
 
 def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
@@ -139,3 +144,117 @@ def test_the_manifest_names_every_file_with_size_and_hash(tmp_path: Path) -> Non
     assert set(manifest["files"]) == {"state.json", "weights.safetensors"}
     for name, entry in manifest["files"].items():
         assert entry["bytes"] == (folder / name).stat().st_size and len(entry["sha256"]) == 64
+
+
+class Held(Checkpoints):
+    """The thread stands still before its first byte until `go` is set; everything else is the real thing."""
+
+    go = threading.Event()
+
+    def _publish(
+        self, step: int, files: Mapping[str, bytes], tensors: Mapping[str, Mapping[str, torch.Tensor]]
+    ) -> None:
+        assert self.go.wait(60)
+        super()._publish(step, files, tensors)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Held:
+    checkpoints = Held(tmp_path, run="r", keep=2)
+    checkpoints.go = threading.Event()
+    return checkpoints
+
+
+def test_what_is_written_is_the_state_at_the_save_while_training_goes_on(held: Held) -> None:
+    flat, moment = torch.arange(100.0), torch.ones(7, dtype=torch.uint8)
+    state = {"step": 1, "resumes": [{"step": 0}]}
+    held.save(
+        state, {"weights": {"a": flat[:60].view(6, 10).t(), "b": flat[60:]}, "optimizer": {"0.m": moment}}, 1
+    )
+    flat.fill_(-1.0)  # the next steps
+    moment.zero_()
+    state["resumes"].append({"step": 1})  # type: ignore[attr-defined]
+    assert not list(held.folder.glob("step-*"))  # save has returned, and nothing is published
+    held.go.set()
+    found = held.newest()
+    assert found is not None and found.state == {"step": 1, "resumes": [{"step": 0}]}
+    weights = found.tensors("weights")
+    assert torch.equal(weights["a"], torch.arange(60.0).view(6, 10).t())
+    assert torch.equal(weights["b"], torch.arange(60.0, 100.0))
+    assert torch.equal(found.tensors("optimizer")["0.m"], torch.ones(7, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("call", ["save", "steps", "newest", "wait", "exit"])
+def test_whoever_needs_the_checkpoint_waits_for_it(held: Held, call: str) -> None:
+    held.save({"step": 1}, {"weights": {"a": torch.ones(8)}}, None)
+    seen: list[object] = []
+
+    def ask() -> None:
+        if call == "save":
+            held.save({"step": 2}, {"weights": {"a": torch.ones(8)}}, None)
+        elif call == "exit":
+            held.__exit__(None, None, None)
+        else:
+            getattr(held, call)()
+        seen.append([path.name for path in held.folder.glob("step-00000001")])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join(0.2)
+    assert not seen  # still waiting
+    held.go.set()
+    asking.join()
+    assert seen == [["step-00000001"]]
+    held.wait()
+
+
+@pytest.mark.parametrize("told", ["check", "wait", "save", "exit"])
+def test_what_the_thread_failed_with_is_told_once_where_training_can_stop(tmp_path: Path, told: str) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", run="r", keep=2)
+    tensors = {"weights": {"a": torch.ones(8)}}
+    checkpoints.folder.rmdir()
+    checkpoints.folder.write_text("no folder any more")
+    checkpoints.save({"step": 1}, tensors, None)
+    assert checkpoints._thread is not None
+    checkpoints._thread.join()
+    calls = {
+        "check": checkpoints.check,
+        "wait": checkpoints.wait,
+        "save": lambda: checkpoints.save({"step": 2}, tensors, None),
+        "exit": lambda: checkpoints.__exit__(None, None, None),
+    }
+    with pytest.raises(NotADirectoryError):
+        calls[told]()
+    checkpoints.check()
+
+
+def test_a_first_error_is_not_covered_by_the_threads(tmp_path: Path) -> None:
+    """Leaving by another error waits for the write, and says only that error."""
+    checkpoints = Checkpoints(tmp_path / "c", run="r", keep=2)
+    checkpoints.folder.rmdir()
+    checkpoints.folder.write_text("no folder any more")
+    checkpoints.save({"step": 1}, {"weights": {"a": torch.ones(8)}}, None)
+    with pytest.raises(KeyError), checkpoints:
+        raise KeyError("of training")
+    assert checkpoints._thread is None
+
+
+def test_no_access_in_the_thread_is_said_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, run="r", keep=2)
+    mkdir = Path.mkdir
+
+    def refused(
+        self: Path, *rest: object, **named: object
+    ) -> None:  # root, as tests may run, is refused nothing
+        if self.name.startswith(".step-"):
+            raise PermissionError(13, "Permission denied", str(self))
+        mkdir(self, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with (
+        pytest.raises(AccessError, match="may not be written") as caught,
+        room(lambda: "step 1", resumable=lambda: bool(checkpoints.steps())),
+        checkpoints,
+    ):
+        checkpoints.save({"step": 1}, {"weights": {"a": torch.ones(8)}}, None)
+    assert caught.value.exit_code == 2

@@ -149,10 +149,11 @@ def test_a_disk_that_fills_up_in_a_save(tmp_path: Path, monkeypatch: pytest.Monk
     save = Checkpoints.save
 
     def on_a_full_disk(self: Checkpoints, state: Any, tensors: Any, best_step: int | None) -> Any:
-        with largest_file(20_000 if state["step"] >= 10 else -1):
-            return save(self, state, tensors, best_step)
+        if state["step"] >= 10:  # from here on, so that the thread meets it
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return save(self, state, tensors, best_step)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, largest_file(-1):
         patch.setattr(Checkpoints, "save", on_a_full_disk)
         with pytest.raises(OutOfRoom, match="no room on disk for the checkpoint of step 10") as caught:
             train(recipe, run)

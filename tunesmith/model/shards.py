@@ -74,7 +74,10 @@ def write_shards(
     )
     sums = {}
     for name, shard in zip(names, shards, strict=True):
-        sums[name] = _write(folder / name, shard, make)
+        try:
+            sums[name] = write_file(folder / name, shard, make)
+        except OSError as error:
+            raise disk_error(error, folder / name) or error from None
     if len(shards) > 1:
         places = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}
         index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -95,8 +98,9 @@ def _divide(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
     return shards
 
 
-def _write(path: Path, entries: Sequence[Entry], make: Callable[[str], Tensor]) -> str:
-    """One file, synced; its sha256."""
+def write_file(path: Path, entries: Sequence[Entry], make: Callable[[str], Tensor]) -> str:
+    """One file, synced; its sha256. Raises OSError. Tensors on the CPU are written as they lie, without a copy;
+    writing and hashing leave the interpreter free for other threads."""
     ordered = sorted(
         entries, key=lambda entry: -entry.dtype.itemsize
     )  # keeps every tensor aligned to its type
@@ -112,20 +116,17 @@ def _write(path: Path, entries: Sequence[Entry], make: Callable[[str], Tensor]) 
     text = json.dumps(about, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    try:
-        with path.open("wb") as file:
-            _put(file, digest.update, len(text).to_bytes(8, "little") + text)
-            for entry in ordered:
-                tensor = make(entry.name)
-                if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
-                    raise ValueError(f"{entry} became {tensor.dtype}, {tuple(tensor.shape)}")
-                flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-                _put(file, digest.update, flat.numpy().data)
-                del tensor, flat  # or it would lie beside the next one
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise disk_error(error, path) or error from None
+    with path.open("wb") as file:
+        _put(file, digest.update, len(text).to_bytes(8, "little") + text)
+        for entry in ordered:
+            tensor = make(entry.name)
+            if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
+                raise ValueError(f"{entry} became {tensor.dtype}, {tuple(tensor.shape)}")
+            flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+            _put(file, digest.update, flat.numpy().data)
+            del tensor, flat  # or it would lie beside the next one
+        file.flush()
+        os.fsync(file.fileno())
     return digest.hexdigest()
 
 

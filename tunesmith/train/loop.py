@@ -48,6 +48,7 @@ class Loop:
         self.log.start_clock(state.tokens)
         with (
             room(lambda: self.stepper.now, resumable=lambda: bool(self.checkpoints.steps())),
+            self.checkpoints,
             console.progress("train", total=self.stepper.order.steps, done=state.step, unit="steps") as bar,
         ):
             if not state.closed:
@@ -55,6 +56,7 @@ class Loop:
             while not state.finished:
                 if self.stop.signal:
                     self._leave()
+                self.checkpoints.check()
                 self.stepper.step()
                 bar.update(1)
                 self._close(bar)
@@ -142,6 +144,7 @@ class Loop:
         state = self.stepper.state
         if state.step and state.step not in self.checkpoints.steps():
             self._save()
+        self.checkpoints.wait()
         name = self.stop.signal.name if self.stop.signal else "a stop request"
         self.run.write_state(phase="stopped", step=state.step)
         kept = "a checkpoint is saved" if state.step else "nothing is trained yet"
