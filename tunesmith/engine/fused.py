@@ -52,6 +52,12 @@ class FusedEngine(ReferenceEngine):
         self._levels: tuple[str, ...] = ("none",) * len(layers)
         self._dense: int | None = None
         self._dropout = adapters(model)[0].dropout.p
+        self.fp8 = recipe.train.fp8  # whether steps use fp8 products; logits and validation losses never do
+        if self.fp8:
+            for layer in self.layers:
+                for projection in layer.projections:
+                    projection.keep_fp8()
+            self._shared.release()
         self._require_equal_layers()
 
     def plan(self, lengths: Sequence[int] | NDArray[np.int64]) -> MicroBatchPlan:
@@ -152,6 +158,7 @@ class FusedEngine(ReferenceEngine):
             keys,
             needed(batch.targets - 1, batch.tokens),
             dense,
+            drops and self.fp8,
         )
 
     def _refresh(self) -> None:

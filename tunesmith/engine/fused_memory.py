@@ -44,12 +44,13 @@ class FusedShape:
 
     shape: Shape
     adapted: frozenset[str]
+    fp8: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None) -> FusedShape:
         """From config.json; a linear counts as adapted when any layer's is."""
         shape = Shape.of(config, recipe, trained=trained)
-        return cls(shape, shape.adapted)
+        return cls(shape, shape.adapted, recipe.train.fp8)
 
     @cached_property
     def _tails(self) -> tuple[int, ...]:
@@ -75,6 +76,14 @@ class FusedShape:
         """Bytes of one layer's dense images."""
         return sum(self._image(group) for group in range(4))
 
+    @cached_property
+    def fp8_bytes(self) -> int:
+        """Bytes of all layers' fp8 copies: each weight as it is and transposed, an fp32 scale a row of either."""
+        if not self.fp8:
+            return 0
+        scales = 4 * sum(sum(self._sizes(group)) for group in range(4))
+        return self.shape.layers * (2 * self.shape.layer_weights + scales)
+
     @property
     def quantised(self) -> bool:
         """Whether there are images to keep or to make."""
@@ -85,12 +94,12 @@ class FusedShape:
         shape, b = self.shape, self.shape.bytes
         if not self.quantised:
             weights = shape.layers * self.image + shape.outer_weights * b
-            return weights + shape.state + WORKSPACES
+            return weights + shape.state + self.fp8_bytes + WORKSPACES
         tails = sum(self._tails[g] * sum(self._sizes(g)) * b for g in range(4))
         made = 0 if images == shape.layers else max(self._image(group) for group in range(4))
         made += 6 * max(a * o for a, o in shape.linears.values()) if shape.quantize == "int8" else 0
         kept = images * self.image + (shape.layers - images) * tails
-        return shape.weights + kept + made + shape.state + WORKSPACES
+        return shape.weights + kept + made + shape.state + self.fp8_bytes + WORKSPACES
 
     @cached_property
     def _gate_up(self) -> int:
@@ -123,7 +132,7 @@ class FusedShape:
         held = own
         worst = 0
         turned = b * (shape.queries + shape.keys) if shape.normed_heads else 0
-        feed_forward = b * shape.ffn + 4 * self._row(shape.hidden, 1)
+        feed_forward = b * shape.ffn + 4 * self._row(shape.hidden, 1) + (2 * shape.ffn if self.fp8 else 0)
         attention = (
             self._row(shape.hidden, 1) + turned + b * (4 * shape.queries + 2 * shape.keys) + 4 * shape.queries
         )
@@ -161,7 +170,7 @@ class FusedShape:
             passes += {"none": 0.0, "qkv": 0.1, "gate_up": 0.7, "full": 0.8}[level]  # type: ignore[assignment]
         computing = tokens * (flops * _PER_FLOP + self.shape.layers * _PER_TOKEN)
         making = 0.0
-        if self.quantised:
+        if self.quantised and not self.fp8:
             share = passes * (self.shape.layers - images) / self.shape.layers
             making = share * self.shape.layer_weights * self.shape.bytes * _PER_BYTE
         return max(computing, self.shape.layers * _LAUNCHES) + making
@@ -219,6 +228,7 @@ def _plan(
     if budget.usable is not None:
         while (
             fused.quantised
+            and not fused.fp8  # steps read the fp8 copies
             and images < fused.shape.layers
             and fused.peak(tokens, levels, images + 1) <= budget.usable
         ):

@@ -16,7 +16,8 @@ class Stream:
 
     cos_TD, sin_TD: rotary tables in the stream's type. keys_T: dropout's counter, None where nothing is dropped.
     needed_n: the tokens whose last hidden state is asked for, None for (nearly) all. `dense`: every document has the
-    same length, which the plan says is common enough to have kernels of its own.
+    same length, which the plan says is common enough to have kernels of its own. `fp8`: a training step whose products
+    with frozen weights are fp8's.
     """
 
     cu_seqlens: Tensor
@@ -26,6 +27,7 @@ class Stream:
     keys_T: Tensor | None
     needed_n: Tensor | None
     dense: bool = False
+    fp8: bool = False
 
     @property
     def tokens(self) -> int:

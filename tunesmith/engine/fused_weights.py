@@ -5,7 +5,8 @@ With z = s · A drop(x), and A, B of all adapters stacked (B block by block), th
     y = [x, z] · [W, B]ᵀ          dx = [dy, dz] · [W; A]          dz = s · dy B
 
 so each product reads and writes its large sides once, and the adapter's share is added in the fp32 accumulator. An
-image holds [[W, B], [A, ·]]; the tails are copied from the masters before each step.
+image holds [[W, B], [A, ·]]; the tails are copied from the masters before each step. Where a stream asks for fp8, the
+base's product is fp8's (`fused_fp8.py`) and the adapters' are added to it, in the stream's own type.
 N outputs, K inputs, R ranks of all adapters together, rounded up to 16.
 """
 
@@ -17,6 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tunesmith.engine.fused_fp8 import Fp8Weights
 from tunesmith.engine.fused_stream import Stream, with_tail
 from tunesmith.kernels.kernel_set import Drops, Kernels
 from tunesmith.model.lora import LoraLinear
@@ -69,6 +71,7 @@ class Projection:
         self._factors = torch.stack([a.factors for a in self.adapters]) if self.adapters else None
         self._columns = with_tail(1, self.K, self.tail, like).stride(0)
         self._image: Tensor | None = None
+        self._fp8: Fp8Weights | None = None
         if all(isinstance(weight, Dense) for weight, _ in self._frozen):
             self._take_over()
         a_RK, b_NR = self._tails_of(self._image) if self._image is not None else self._own_tails()
@@ -106,6 +109,10 @@ class Projection:
             self._image = image
         self.a_RK, self.b_NR = self._tails_of(image) if keeps else self._own_tails()
 
+    def keep_fp8(self) -> None:
+        """Make the fp8 copies, which training steps may ask for."""
+        self._fp8 = Fp8Weights(self._weights(forward=True)[: self.N, : self.K], self.kernels)
+
     def refresh(self) -> None:
         """Copy the adapters' masters into the tails; the adapters that stand in the model now, they may be new."""
         self.adapters = [module for module in self._modules if isinstance(module, LoraLinear)]
@@ -126,8 +133,11 @@ class Projection:
 
         z, which `learn` wants again, is None without adapters, and may be a view into x's tail.
         """
-        narrow_TK, w = x_TK[:, : self.K], self._weights(forward=True)
+        narrow_TK = x_TK[:, : self.K]
         y_TN = (self.output_gradient if tail else self._plain_output)(len(x_TK))[:, : self.N]
+        if stream.fp8:
+            return self._forward_fp8(narrow_TK, stream, y_TN)
+        w = self._weights(forward=True)
         if not self.active:
             return self._product(narrow_TK, w[: self.N, : self.K], y_TN), None
         if x_TK.shape[1] > self.K:
@@ -135,6 +145,14 @@ class Projection:
             return self._product(x_TK, w[: self.N, : self.K + self.tail], y_TN), z_TR
         z_TR = self.down(narrow_TK, stream)
         self._product(narrow_TK, w[: self.N, : self.K], y_TN)
+        return y_TN.addmm_(z_TR, self.b_NR.t()), z_TR
+
+    def _forward_fp8(self, x_TK: Tensor, stream: Stream, y_TN: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert self._fp8 is not None
+        self._fp8.forward(x_TK, self.bias, y_TN)
+        if not self.active:
+            return y_TN, None
+        z_TR = self.down(x_TK, stream)
         return y_TN.addmm_(z_TR, self.b_NR.t()), z_TR
 
     def down(self, x_TK: Tensor, stream: Stream, out_TR: Tensor | None = None) -> Tensor:
@@ -152,14 +170,23 @@ class Projection:
 
     def input_gradient(self, d_TN: Tensor, stream: Stream) -> Tensor:
         """dx [T, K]. `d_TN` is `output_gradient`'s: its tail is filled with dz, which `learn` needs."""
-        w = self._weights(forward=False)
-        if not self.active:
-            return d_TN[:, : self.N] @ w[: self.N, : self.K]
-        self._fill_tail(d_TN, stream)
-        drops = self._drops(stream)
-        if drops is None:
-            return d_TN @ w[: self.N + self.tail, : self.K]
-        dx_TK = d_TN[:, : self.N] @ w[: self.N, : self.K]
+        narrow_TN, drops = d_TN[:, : self.N], self._drops(stream)
+        if self.active:
+            self._fill_tail(d_TN, stream)
+        if stream.fp8:
+            assert self._fp8 is not None
+            dx_TK = self._fp8.input_gradient(narrow_TN)
+            if not self.active:
+                return dx_TK
+            if drops is None:
+                return dx_TK.addmm_(d_TN[:, self.N :], self.a_RK)
+        else:
+            w = self._weights(forward=False)
+            if not self.active:
+                return narrow_TN @ w[: self.N, : self.K]
+            if drops is None:
+                return d_TN @ w[: self.N + self.tail, : self.K]
+            dx_TK = narrow_TN @ w[: self.N, : self.K]
         self.kernels.lora_up(d_TN[:, self.N :], self.a_RK, drops, dx_TK)
         return dx_TK
 

@@ -37,4 +37,5 @@ class Kernels:
     lora_down: Callable[..., None]
     lora_up: Callable[..., None]
     lora_outer: Callable[..., Tensor]
+    quantise_rows: Callable[..., tuple[Tensor, Tensor]]
     nf4_image: Callable[..., None] | None = None

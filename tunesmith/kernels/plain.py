@@ -13,6 +13,10 @@ from torch.nn.functional import silu
 
 from tunesmith.kernels.kernel_set import Drops, Kernels
 
+FP8_LARGEST = 448.0  # of e4m3
+FP8_STEP = 1 / FP8_LARGEST
+FP8_LEAST = 1e-30  # the smallest size of a row: its reciprocal is still a number
+
 
 def norm(
     x_TH: Tensor,
@@ -162,6 +166,17 @@ def lora_outer(d_TR: Tensor, x_TK: Tensor, drops: Drops) -> Tensor:
     return torch.cat(parts).to(wide)
 
 
+def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """(fp8 [T, K], scales [T, 1] in fp32): x ≈ fp8 · scale, each row's largest number becoming e4m3's largest.
+
+    A row of zeros stays one. What is not finite becomes NaN, so that it is noticed.
+    """
+    wide_TK = x_TK.float()
+    most_T1 = wide_TK.abs().amax(1, keepdim=True).clamp(min=FP8_LEAST)
+    by_T1 = torch.full_like(most_T1, FP8_LARGEST) / most_T1  # a true division: 448 / x would be 448 · (1 / x)
+    return (wide_TK * by_T1).to(torch.float8_e4m3fn), most_T1 * FP8_STEP
+
+
 def _owned(drops: Drops) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(drops.ranks)]
 
@@ -181,4 +196,5 @@ PLAIN = Kernels(
     lora_down=lora_down,
     lora_up=lora_up,
     lora_outer=lora_outer,
+    quantise_rows=quantise_rows,
 )
