@@ -215,7 +215,10 @@ class Train(Section):
     engine: Literal["auto", "reference", "fused"] = "auto"
     """Which implementation of a training step."""
     fp8: bool = False
-    """fp8 products with the frozen weights (inexact)."""
+    """fp8 products with the frozen weights in training steps: faster, and inexact (numbers of 8 bits). Adapters stay
+    in bf16; validation losses and proofs use the exact weights, and the loss in fp8 is proved to be near to theirs.
+    Needs the fused engine, model.dtype: bfloat16 and a card of compute capability 8.9 or later; keeps two more bytes
+    a frozen weight."""
     deterministic: bool = False
     """Only deterministic GPU kernels."""
     parallel: Literal["none", "ddp", "fsdp", "deepspeed"] = "none"
@@ -350,11 +353,24 @@ class Recipe(Section):
             )
         if self.tune.method == "full" and self.tune.from_adapter:
             raise ValueError("tune.from_adapter: only with tune.method: lora")
+        self._fp8_can_be_had()
         if self.train.patience and not (self.data.validation or split.validation):
             raise ValueError("train.patience: needs data.validation or data.split.validation")
         if self.evaluate.decoding.samples > 1 and self.evaluate.decoding.temperature == 0:
             raise ValueError("evaluate.decoding.samples: more than one needs a temperature above 0")
         return self
+
+    def _fp8_can_be_had(self) -> None:
+        if not self.train.fp8:
+            return
+        if self.tune.method == "full":
+            raise ValueError(
+                "train.fp8: only with tune.method: lora (the products with frozen weights are fp8's)"
+            )
+        if self.train.engine == "reference":
+            raise ValueError("train.fp8: only with train.engine: fused or auto")
+        if self.model.dtype != "bfloat16":
+            raise ValueError("train.fp8: needs model.dtype: bfloat16")
 
     def to_json(self) -> dict[str, Any]:
         """All keys with their values, as the file would spell them."""

@@ -25,7 +25,6 @@ Key = tuple[str | int, ...]
 NOT_YET: dict[str, tuple[object, ...]] = {
     "model.trust_remote_code": (False,),
     "tune.bias": ("none",),
-    "train.fp8": (False,),
     "train.parallel": ("none",),
     "evaluate.prompts": ([],),
     "evaluate.metrics": ([],),

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tunesmith.engine.fused_fp8 import CARD, SIZES
 from tunesmith.kernels.chosen import has_triton
-from tunesmith.model.lora import LoraLinear, adapters, decoder_layers
+from tunesmith.model.lora import LoraLinear, adapters, decoder_layers, linears
 from tunesmith.model.weights import FrozenLinear
 from tunesmith.recipe import Recipe
 
@@ -35,6 +36,22 @@ def why_not(recipe: Recipe, model: PreTrainedModel) -> str | None:
     if len({(a.scaling, a.dropout.p) for a in adapters(model)}) != 1:
         return "its adapters differ in scaling or dropout"
     return _of_layers(decoder_layers(model)[1])
+
+
+def why_no_fp8(model: PreTrainedModel) -> str | None:
+    """What stands against fp8 products, where the fused engine can train; None where nothing does."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < CARD:
+            return (
+                f"the card has compute capability {found[0]}.{found[1]}; fp8 begins with {CARD[0]}.{CARD[1]}"
+            )
+    for name in linears(model):
+        weight, name = model.get_submodule(name).weight, name.removesuffix(".base")
+        if any(size % SIZES for size in weight.shape):
+            return f"{name} is {weight.shape[1]} -> {weight.shape[0]}; fp8 needs multiples of {SIZES}"
+    return None
 
 
 def why_slow(model: PreTrainedModel) -> str | None:

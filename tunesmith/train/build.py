@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tunesmith import console
 from tunesmith.base import Base
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.fused_fits import why_not, why_slow
+from tunesmith.engine.fused_fits import why_no_fp8, why_not, why_slow
 from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, RecipeError, SetupError
@@ -51,9 +51,14 @@ def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
 
 
 def choose_engine(recipe: Recipe, model: PreTrainedModel) -> Engine:
-    """The engine that the recipe names; auto takes the fused one where it fits and gains, and says why not else."""
+    """The engine that the recipe names; auto takes the fused one where it fits and gains, and says why not else.
+
+    fp8 is asked for by name: where it can't be had, training doesn't begin.
+    """
     wanted = recipe.train.engine
     against = why_not(recipe, model)
+    if recipe.train.fp8:
+        return _fp8_engine(recipe, model, against or why_no_fp8(model))
     if wanted == "fused":
         if against:
             raise SetupError(
@@ -77,6 +82,18 @@ def choose_engine(recipe: Recipe, model: PreTrainedModel) -> Engine:
     return ReferenceEngine(model, recipe)
 
 
+def _fp8_engine(recipe: Recipe, model: PreTrainedModel, against: str | None) -> Engine:
+    if recipe.train.engine == "auto":
+        against = against or why_slow(model)
+    if against:
+        raise SetupError(f"fp8 can't be had here: {against}", where="train.fp8", fix="set train.fp8: false")
+    engine = FusedEngine(model, recipe)
+    console.note(
+        "engine: fused, frozen weights in fp8 (inexact; validation and proofs use the exact weights)"
+    )
+    return engine
+
+
 def _require_same_shape(tune: Tune, found: list[tuple[int, float, bool]]) -> None:
     """An adapter keeps its own rank and scaling; the recipe may not say otherwise."""
     for rank, alpha, rslora in found:
@@ -97,7 +114,8 @@ def stored_plan(
     Also says whether it is the stored one: another plan adds in another order.
     """
     made_for = recipe.train.model_dump(
-        mode="json", include={"batch", "micro_batch", "memory", "recompute", "packing", "engine", "optimizer"}
+        mode="json",
+        include={"batch", "micro_batch", "memory", "recompute", "packing", "engine", "fp8", "optimizer"},
     )
     made_for |= {"model": recipe.model.model_dump(mode="json"), "tune": recipe.tune.model_dump(mode="json")}
     made_for["lengths"] = hashlib.sha256(np.ascontiguousarray(lengths, dtype="<i8").tobytes()).hexdigest()
