@@ -13,6 +13,7 @@ from tiny_models import KINDS, tiny
 from torch import Tensor
 
 from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_host import Away
 from tunesmith.engine.fused_layer import FusedLayer, Kept
 from tunesmith.engine.fused_memory import LEVELS
 from tunesmith.engine.plan import MicroBatchPlan
@@ -54,8 +55,15 @@ def _one(
     return engine_kind(model, wanted)
 
 
-def plan(*levels: str, images: int = 0) -> MicroBatchPlan:
-    return MicroBatchPlan(tokens=100, rows=None, recompute=levels, images=images)
+def plan(*levels: str, images: int = 0, away: bool = False) -> MicroBatchPlan:
+    return MicroBatchPlan(tokens=100, rows=None, recompute=levels, images=images, outer_on_host=away)
+
+
+def keeps(fused: FusedEngine) -> list[Kept]:
+    """What the layers leave for their backward, all rows at once."""
+    whole = batch(range(ROWS))
+    x = fused._outer.embed(whole.ids, whole.ids)
+    return fused._layers_forward(x, fused._stream(whole, drops=True), keeps=True)[2]
 
 
 def apart(fused: ReferenceEngine, told: ReferenceEngine) -> float:
@@ -271,12 +279,36 @@ def test_recomputing_changes_no_bit(kind: str, dropout: float) -> None:
 def test_recomputing_keeps_less() -> None:
     """The mutant of the test above: levels that keep everything would pass it."""
     fused = pair()[1]
-    whole, found = batch(range(ROWS)), []
+    found = []
     for level in LEVELS:
         fused.use(plan(level, level))
-        kept = fused._layers_forward(whole, fused._stream(whole, drops=True), keeps=True)[2]
-        found.append(sum(_bytes(one) for one in kept))
+        found.append(sum(_bytes(one) for one in keeps(fused)))
     assert found[0] > 1.1 * found[1] > 1.1 * 1.5 * found[2] > 1.1 * 1.5 * 1.5 * found[3]
+    assert found[3] > 1.5 * found[4]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_host_changes_no_bit(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of layers, embedding and head in host memory: the same step, validation and logits, and back again."""
+    fused = pair(num_hidden_layers=4, tie_word_embeddings=tied)[1]
+    rows = batch(range(ROWS))
+    told, losses, logits = total(fused, ALL), fused.row_losses(rows)[0], fused.logits(rows)
+    places = [[fused.head.weight.data, fused.body.embed_tokens.weight.data]]
+    assert (places[0][0].data_ptr() == places[0][1].data_ptr()) == tied
+    for levels in [("offload",) * 4, ("offload", "full", "offload", "none"), ("none",) * 3 + ("offload",)]:
+        for away in (True, False):
+            fused.use(plan(*levels, away=away))
+            found = total(fused, ALL)
+            assert told[0] == found[0] and torch.equal(told[1], found[1]), levels
+            assert torch.equal(fused.row_losses(rows)[0], losses) and torch.equal(fused.logits(rows), logits)
+            places.append([fused.head.weight.data, fused.body.embed_tokens.weight.data])
+    addresses = {weight.data_ptr() for place in places for weight in place}  # none is reused: all are held
+    assert len(addresses) == len(places) * (1 if tied else 2)
+    # the mutant: an input comes back as another layer's
+    fused.use(plan(*("offload",) * 4))
+    monkeypatch.setattr(Away, "take", lambda self: first.setdefault("x", self._there))
+    first: dict[str, Tensor] = {}
+    assert not torch.equal(total(fused, ALL)[1], told[1])
 
 
 def _bytes(kept: Kept) -> int:

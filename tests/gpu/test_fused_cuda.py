@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_memory import LEVELS
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.protocol import PackedBatch, pack_sequences
 from tunesmith.engine.reference import ReferenceEngine
@@ -39,11 +40,13 @@ def recipe(dropout: float) -> Recipe:
     )
 
 
-def model(kind: torch.dtype, quantize: str, dropout: float) -> PreTrainedModel:
+def model(kind: torch.dtype, quantize: str, dropout: float, layers: int = 2) -> PreTrainedModel:
     """Equal numbers in every type: drawn in fp32, rounded to bf16 first."""
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        found = LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation=register()))
+        found = LlamaForCausalLM(
+            LlamaConfig(**SHAPE | {"num_hidden_layers": layers}, attn_implementation=register())
+        )
         with torch.no_grad():
             for parameter in found.parameters():
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.02)
@@ -82,9 +85,13 @@ def gradient(engine: ReferenceEngine, lengths: tuple[int, ...], share: float = 0
     return loss / rows.learned_tokens, engine.parameters.grad.clone()
 
 
-def plan(level: str = "none", images: int = 0, dense: int | None = None) -> MicroBatchPlan:
+def plan(
+    level: str = "none", images: int = 0, dense: int | None = None, away: bool = False
+) -> MicroBatchPlan:
     layers = (level,) * SHAPE["num_hidden_layers"]
-    return MicroBatchPlan(tokens=1 << 20, rows=None, recompute=layers, images=images, dense=dense)
+    return MicroBatchPlan(
+        tokens=1 << 20, rows=None, recompute=layers, images=images, dense=dense, outer_on_host=away
+    )
 
 
 @cache
@@ -124,17 +131,37 @@ def test_memory_never_changes_a_bit(dropout: float, lengths: tuple[int, ...]) ->
     try:
         engine = FusedEngine(model(torch.bfloat16, "nf4", dropout), recipe(dropout))
         told = gradient(engine, lengths)
-        for level in ("none", "qkv", "gate_up", "full"):
-            for images in (0, 1, 2):
-                engine.use(plan(level, images))
+        for level in LEVELS:
+            for images, away in ((0, False), (1, True), (2, False), (0, True)):
+                engine.use(plan(level, images, away=away))
                 found = gradient(engine, lengths)
-                assert found[0] == told[0] and torch.equal(found[1], told[1]), (level, images)
+                assert found[0] == told[0] and torch.equal(found[1], told[1]), (level, images, away)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
-def test_no_step_waits_for_the_device() -> None:
+def test_inputs_of_many_layers_go_and_come() -> None:
+    """Copies beside the products, eight layers deep, again and again: the same bits each time, and less memory."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        engine = FusedEngine(model(torch.bfloat16, "nf4", 0.0, layers=8), recipe(0.0))
+        peaks, told = [], None
+        for level, away in [("full", False), *[("offload", True)] * 6]:
+            engine.use(MicroBatchPlan(tokens=1 << 20, rows=None, recompute=(level,) * 8, outer_on_host=away))
+            torch.cuda.reset_peak_memory_stats()
+            found = gradient(engine, (1024,) * 4)
+            peaks.append(torch.cuda.max_memory_allocated())
+            told = told or found
+            assert found[0] == told[0] and torch.equal(found[1], told[1])
+        assert peaks[0] - peaks[-1] > 5 * 4096 * 4096 * 2  # six of eight inputs, and what the small head adds
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("level, away", [("none", False), ("full", False), ("offload", True)])
+def test_no_step_waits_for_the_device(level: str, away: bool) -> None:
     engine = FusedEngine(model(torch.bfloat16, "nf4", 0.1), recipe(0.1))
+    engine.use(plan(level, away=away))
     rows = batch(RAGGED)
     engine.step(rows, 1.0)
     torch.cuda.set_sync_debug_mode("error")

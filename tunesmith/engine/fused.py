@@ -8,6 +8,7 @@ waits for the device, and no kernel depends on how long rows are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tunesmith.engine.fused_host import Away, Courier, Outer
 from tunesmith.engine.fused_layer import FusedLayer, Kept, norm_of
 from tunesmith.engine.fused_loss import loss_and_gradient
 from tunesmith.engine.fused_memory import LEVELS, FusedShape, make_fused_plan
@@ -39,13 +41,13 @@ class FusedEngine(ReferenceEngine):
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         super().__init__(model, recipe)
         self.kernels, self._shared = kernels_for(self.device), Shared()
-        self._embedding = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
+        embedding = cast(nn.Embedding, model.get_input_embeddings())
+        self._outer, self._courier = Outer(embedding, self.head), Courier(self.device)
+        self._like = torch.empty(0, dtype=embedding.weight.dtype, device=self.device)
         self._norm, self._eps = norm_of(self.body.norm)
         layers = list(decoder_layers(model)[1])
         self.layers = [
-            FusedLayer(
-                layer, self._window(n), self.kernels, self._shared, self._embedding, n == len(layers) - 1
-            )
+            FusedLayer(layer, self._window(n), self.kernels, self._shared, self._like, n == len(layers) - 1)
             for n, layer in enumerate(layers)
         ]
         self._lowest = next(n for n, layer in enumerate(self.layers) if layer.learns)
@@ -69,7 +71,7 @@ class FusedEngine(ReferenceEngine):
         return make_fused_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths])
 
     def use(self, plan: MicroBatchPlan) -> None:
-        """Take over which layers recompute what, and of which the dense images are kept."""
+        """Take over which layers recompute what, of which dense images are kept, and where embedding and head lie."""
         if len(plan.recompute) != len(self.layers) or not set(plan.recompute) <= set(LEVELS):
             raise ValueError(
                 f"the plan is for {len(plan.recompute)} layers ({', '.join(sorted(set(plan.recompute)))}), "
@@ -80,6 +82,7 @@ class FusedEngine(ReferenceEngine):
             for projection in layer.projections:
                 projection.keep(n < plan.images)
         self._shared.release()
+        self._outer.place(on_host=plan.outer_on_host)
 
     @torch.no_grad()
     def step(self, batch: PackedBatch, scale: float) -> StepSums:
@@ -87,33 +90,45 @@ class FusedEngine(ReferenceEngine):
         if batch.learned_tokens == 0:
             return StepSums(torch.zeros((), dtype=torch.float64, device=self.device), 0)
         self._refresh()
-        batch = batch.to(self.device)
+        host_ids, batch = batch.ids, batch.to(self.device)
+        x = self._outer.embed(batch.ids, host_ids)
         stream = self._stream(batch, drops=True)
-        x, delta, kept = self._layers_forward(batch, stream, keeps=True)
+        x, delta, kept, away = self._layers_forward(x, stream, keeps=True)
         hidden, total = self._last_norm(x, delta, batch, stream)
         del x, delta
-        loss, d_hidden = loss_and_gradient(hidden, self.head, batch.ids[batch.targets], scale, self.kernels)
-        self._backward(d_hidden, total, kept, batch, stream)
+        with self._outer.head() as head:
+            loss, d_hidden = loss_and_gradient(hidden, head, batch.ids[batch.targets], scale, self.kernels)
+        self._backward(d_hidden, total, kept, away, batch, stream)
         return StepSums(loss, batch.learned_tokens)
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         self._refresh()
         stream = self._stream(batch, drops=False)
-        x, delta, _ = self._layers_forward(batch, stream, keeps=False)
+        x, delta, *_ = self._layers_forward(self._outer.embed(batch.ids, batch.ids), stream, keeps=False)
         return self._last_norm(x, delta, batch, stream)[0]
 
+    def _here(self) -> AbstractContextManager[nn.Linear]:
+        return self._outer.head()
+
     def _layers_forward(
-        self, batch: PackedBatch, stream: Stream, *, keeps: bool
-    ) -> tuple[Tensor, Tensor | None, list[Kept]]:
-        x = self._embedding.index_select(0, batch.ids)
+        self, x: Tensor, stream: Stream, *, keeps: bool
+    ) -> tuple[Tensor, Tensor | None, list[Kept], dict[int, Away]]:
+        """(x, delta, what each layer from the lowest learning one on keeps, inputs that are on the host)."""
+        self._outer.call_head()
         delta: Tensor | None = None
         kept: list[Kept] = []
+        away: dict[int, Away] = {}
         for n, layer in enumerate(self.layers):
             level = self._levels[n] if keeps and n >= self._lowest else None
             x, delta, own = layer.forward(x, delta, stream, level)
             if own is not None:
                 kept.append(own)
-        return x, delta, kept
+            if n - 1 in away:
+                away[n - 1].let_go()  # it left while this layer was at work
+            if own is not None and own.x is not None and level == "offload":
+                away[n] = Away(own.x, self._courier)
+                own.x = None
+        return x, delta, kept, away
 
     def _last_norm(
         self, x: Tensor, delta: Tensor | None, batch: PackedBatch, stream: Stream
@@ -127,9 +142,17 @@ class FusedEngine(ReferenceEngine):
         return hidden, total
 
     def _backward(
-        self, d_hidden: Tensor, total: Tensor, kept: list[Kept], batch: PackedBatch, stream: Stream
+        self,
+        d_hidden: Tensor,
+        total: Tensor,
+        kept: list[Kept],
+        away: dict[int, Away],
+        batch: PackedBatch,
+        stream: Stream,
     ) -> None:
-        width, down = total.shape[1], self.layers[-1].down
+        width, down, last = total.shape[1], self.layers[-1].down, len(self.layers) - 1
+        if last in away:
+            away[last].call()
         d = down.output_gradient(len(total))
         self.kernels.norm_backward(d_hidden, total, self._norm, self._eps, None, d[:, :width], None)
         del d_hidden, total
@@ -138,14 +161,19 @@ class FusedEngine(ReferenceEngine):
             d.zero_()
             d.index_copy_(0, batch.targets - 1, few)
             del few
-        for n in range(len(self.layers) - 1, self._lowest - 1, -1):
+        for n in range(last, self._lowest - 1, -1):
             before = self.layers[n - 1].down if n > self._lowest else None
-            below = self.layers[n].backward(d, kept.pop(), stream, before)
+            own = kept.pop()
+            if n in away:
+                own.x = away.pop(n).take()
+            if n - 1 in away:
+                away[n - 1].call()  # it comes while this layer is at work
+            below = self.layers[n].backward(d, own, stream, before)
             if below is not None:
                 d = below
 
     def _stream(self, batch: PackedBatch, *, drops: bool) -> Stream:
-        cos, sin = self.body.rotary_emb(self._embedding, batch.positions[None])
+        cos, sin = self.body.rotary_emb(self._like, batch.positions[None])
         keys = None
         if drops and self._dropout > 0:
             keys = token_keys(self.recipe.seed, batch.step, batch.rows[batch.row_of], batch.positions)

@@ -11,6 +11,7 @@ computed again. `level` says what else is:
 
     none      nothing                                   qkv       q, k, v
     gate_up   q, k, v, gate and up                      full      everything but x
+    offload   everything; the engine sends x to the host and brings it back
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tunesmith.kernels.plain import by_heads
 class Kept:
     """What a layer's forward leaves for its backward; None is computed again."""
 
-    x: Tensor
+    x: Tensor | None
     qkv: Tensor | None
     attended: Attended | None
     x2: Tensor | None
@@ -87,24 +88,24 @@ class FusedLayer:
         qkv, z_qkv = self._rotated(normed, stream, keeps)
         del normed
         attended = attend(self._turned(qkv, stream), stream, self.scale, self.window)
+        kept = Kept(x, qkv if level == "none" else None, None, None, None, ())
+        del qkv  # what is not kept makes room at once
         x2, normed2, z_o = self._middle(x, attended, stream)
+        if level in ("none", "qkv", "gate_up"):
+            kept.attended, kept.x2 = attended, x2
+        del attended, x
         after = self._after(stream)
         gate_up, z_gate_up = self.gate_up.forward(normed2, after, tail=True)
         z_gate_up = _apart(z_gate_up, keeps)
         del normed2
         product = self.down.input(len(x2))
         self.kernels.swiglu(gate_up, product[:, : self.down.K])
+        if level in ("none", "qkv"):
+            kept.gate_up = gate_up
+        del gate_up
         delta, z_down = self.down.forward(product, after)
-        if not keeps:
-            return x2, delta, None
-        return x2, delta, Kept(
-            x,
-            qkv if level == "none" else None,
-            None if level == "full" else attended,
-            None if level == "full" else x2,
-            gate_up if level in ("none", "qkv") else None,
-            (z_qkv, z_o, z_gate_up, _apart(z_down, keeps)),
-        )  # fmt: skip
+        kept.inner = (z_qkv, z_o, z_gate_up, _apart(z_down, keeps))
+        return x2, delta, kept if keeps else None
 
     def backward(self, d: Tensor, kept: Kept, stream: Stream, before: Projection | None) -> Tensor | None:
         """The gradient of the layer's input from that of its output; adapters' gradients go to their masters.
@@ -151,7 +152,7 @@ class FusedLayer:
         self, d_o: Tensor, d2: Tensor, kept: Kept, stream: Stream, before: Projection | None
     ) -> Tensor | None:
         kernels, x, qkv, attended = self.kernels, kept.x, kept.qkv, kept.attended
-        assert qkv is not None and attended is not None
+        assert x is not None and qkv is not None and attended is not None
         if self._leaves_out(stream):
             d_o, d2 = (_spread(part, stream) for part in (d_o, d2))
         d_heads = attend_backward(d_o, self._turned(qkv, stream), attended, stream, self.scale, self.window)
@@ -183,6 +184,7 @@ class FusedLayer:
         """What attention left and was not kept."""
         if kept.qkv is not None:
             return
+        assert kept.x is not None
         normed = self.qkv.input(len(kept.x))
         self.kernels.norm(kept.x, None, self.first_norm, self.first_eps, None, normed[:, : self.qkv.K])
         kept.qkv, _ = self._rotated(normed, stream, keeps=False)

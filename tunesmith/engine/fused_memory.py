@@ -6,8 +6,9 @@ rows are rounded up to 64 numbers where adapters have a tail behind them):
     x, x₂          2 H          q, k, v      Q + 2 K       o, log-sum-exp      Q, and 4 bytes a head
     gate, up       2 F          z            the ranks of the seven adapters
 
-Levels give them up in the order none → qkv → gate_up → full, the first layers first: when their turn comes in the
-backward, the later ones have let go of theirs. A quantised layer's dense image saves two passes of dequantising.
+Levels give them up in the order none → qkv → gate_up → full → offload, the first layers first: when their turn comes
+in the backward, the later ones have let go of theirs. A quantised layer's dense image saves two passes of dequantising.
+Where space is short, embedding and head lie in host memory, and the head comes during each forward.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunesmith.engine.memory import CPU_TOKENS, GIB, Budget, Shape, gib_of, no_room, some_steps
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.recipe import Recipe
 
-LEVELS = ("none", "qkv", "gate_up", "full")
+LEVELS = ("none", "qkv", "gate_up", "full", "offload")
 WORKSPACES = 0.12 * GIB  # cuBLAS and the like, dropout's factors, rows of gradients
 CHUNK_ROWS = 1024  # of logits at a time, on a card
 _ALIGNED, _ROW = 16, 64  # ranks are rounded up to the first, rows with a tail to the second
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+_KERNEL_RANKS = 64  # up to which kernels/lora.py draws masks where numbers are read
+_MASK = 7  # bytes a number where they are drawn apart: a product of counters, the mask, what is kept
+_FLASH_PADS = 128  # tokens behind each row in the sums of flash attention's backward
 _ENOUGH = 16_384  # tokens at once, beyond which nothing gets faster
 _SLACK = 1.02  # over the fullest micro-batch of the steps that were looked at
 _DENSE_SHARE, _DENSE_LENGTH = (
@@ -36,6 +40,10 @@ _DENSE_SHARE, _DENSE_LENGTH = (
 # seconds on an H200 (8B shape): a floating point operation, a token's elementwise work in a layer, a layer's launches,
 # a byte of dense image; they only choose between plans
 _PER_FLOP, _PER_TOKEN, _LAUNCHES, _PER_BYTE = 1 / 640e12, 0.35e-6, 2.0e-3, 1 / 2.4e12
+_PER_HOST_BYTE, _SHOWS = (
+    1 / 40e9,
+    0.2,
+)  # a byte to or from the host, and the share of it that no product hides
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,16 @@ class FusedShape:
     shape: Shape
     adapted: frozenset[str]
     fp8: bool = False
+    rows: int = 1  # at most in a micro-batch
+    drawn_apart: bool = False  # masks of dropout for ranks that are too wide for the kernels
 
     @classmethod
     def of(cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None) -> FusedShape:
         """From config.json; a linear counts as adapted when any layer's is."""
         shape = Shape.of(config, recipe, trained=trained)
-        return cls(shape, shape.adapted, recipe.train.fp8)
+        rows = recipe.train.batch if recipe.train.micro_batch == "auto" else recipe.train.micro_batch
+        apart = recipe.tune.dropout > 0 and shape.rank > _KERNEL_RANKS
+        return cls(shape, shape.adapted, recipe.train.fp8, rows, apart)
 
     @cached_property
     def _tails(self) -> tuple[int, ...]:
@@ -89,17 +101,18 @@ class FusedShape:
         """Whether there are images to keep or to make."""
         return self.shape.quantize != "none"
 
-    def always(self, images: int) -> float:
-        """Bytes that are there whatever the batch."""
+    def always(self, images: int, away: bool = False) -> float:
+        """Bytes that are there whatever the batch; `away`: embedding and head lie in host memory."""
         shape, b = self.shape, self.shape.bytes
+        outer = shape.outer_weights * b * away
         if not self.quantised:
-            weights = shape.layers * self.image + shape.outer_weights * b
+            weights = shape.layers * self.image + shape.outer_weights * b - outer
             return weights + shape.state + self.fp8_bytes + WORKSPACES
         tails = sum(self._tails[g] * sum(self._sizes(g)) * b for g in range(4))
         made = 0 if images == shape.layers else max(self._image(group) for group in range(4))
         made += 6 * max(a * o for a, o in shape.linears.values()) if shape.quantize == "int8" else 0
         kept = images * self.image + (shape.layers - images) * tails
-        return shape.weights + kept + made + shape.state + self.fp8_bytes + WORKSPACES
+        return shape.weights - outer + kept + made + shape.state + self.fp8_bytes + WORKSPACES
 
     @cached_property
     def _gate_up(self) -> int:
@@ -117,63 +130,103 @@ class FusedShape:
     def kept(self, level: str) -> int:
         """Bytes per token that a layer leaves for its backward."""
         hidden = self.shape.bytes * self.shape.hidden
-        own = hidden + self.shape.bytes * sum(self._tails)
-        if level != "full":
+        own = self.shape.bytes * sum(self._tails)
+        if level != "offload":
+            own += hidden
+        if level in ("none", "qkv", "gate_up"):
             own += hidden + self._attended
         if level in ("none", "qkv"):
             own += self._gate_up
         return own + (self._qkv if level == "none" else 0)
 
-    def per_token(self, levels: Sequence[str]) -> tuple[int, int]:
-        """(bytes while the loss is computed, bytes at the worst layer of the backward)."""
+    @property
+    def head(self) -> int:
+        """Bytes of the head's weight."""
+        return self.shape.vocabulary * self.shape.hidden * self.shape.bytes
+
+    def per_token(self, levels: Sequence[str]) -> tuple[int, int, int, int]:
+        """Bytes while the loss is computed, in the worst layer's feed-forward and attention backward, and in the last
+        layer's forward."""
         shape, b = self.shape, self.shape.bytes
         hidden = b * shape.hidden
         own = 2 * b * shape.queries // max(shape.heads, 1) + 64  # rotary tables, ids, positions, keys
-        held = own
-        worst = 0
+        held = own + hidden * ("offload" in levels)  # one input on its way
+        feeding = attending = 0
         turned = b * (shape.queries + shape.keys) if shape.normed_heads else 0
         feed_forward = b * shape.ffn + 4 * self._row(shape.hidden, 1) + (2 * shape.ffn if self.fp8 else 0)
-        attention = (
-            self._row(shape.hidden, 1) + turned + b * (4 * shape.queries + 2 * shape.keys) + 4 * shape.queries
-        )
-        for level in levels:
+        masks = _MASK * self.drawn_apart
+        feed_forward += masks * (shape.ffn if "down_proj" in self.adapted else shape.hidden)
+        attention = self._row(shape.hidden, 1) + turned + masks * shape.hidden
+        attention += b * (4 * shape.queries + 2 * shape.keys) + 4 * shape.queries
+        for n, level in enumerate(levels):
             held += self.kept(level)
             again = self.kept("none") - self.kept(level)
             # gate, up and x₂ are gone when attention's turn comes
             later = held + again - self._gate_up - hidden + attention
-            worst = max(worst, held + again + feed_forward + (hidden if level != "none" else 0), later)
-        return held + 5 * hidden, worst
+            # in the last layer gradients of the learned tokens are spread over all
+            later += (b * shape.queries + self._row(shape.hidden, 1)) * (n == len(levels) - 1)
+            attending = max(attending, later)
+            feeding = max(feeding, held + again + feed_forward + (hidden if level != "none" else 0))
+        last, forward = LEVELS.index(levels[-1]), held + self._row(shape.ffn, 3) + hidden
+        forward += self._gate_up * (last >= 2) + hidden * (last >= 3) + hidden * (last >= 4)
+        forward += masks * shape.ffn * ("down_proj" in self.adapted)
+        return held + 5 * hidden, feeding, attending, forward
 
-    def peak(self, tokens: int, levels: Sequence[str], images: int) -> float:
+    def moments(self, levels: Sequence[str], images: int, away: bool) -> list[tuple[float, int, int]]:
+        """(bytes, bytes per position up to a chunk of logits, bytes per token) of what can be the peak."""
+        loss, feeding, attending, forward = self.per_token(levels)
+        always, brought = self.always(images, away), self.head * away
+        logits = self.shape.vocabulary * self.shape.bytes
+        sums = self.rows * _FLASH_PADS * 4 * (self.shape.queries + self.shape.heads)
+        return [
+            (always + brought, logits, loss),
+            (always, 0, feeding),
+            (always + sums, 0, attending),
+            (always + brought, 0, forward),
+        ]
+
+    def peak(self, tokens: int, levels: Sequence[str], images: int, away: bool = False) -> float:
         """Predicted bytes in torch's allocator."""
-        loss, backward = self.per_token(levels)
-        chunk = min(CHUNK_ROWS, tokens) * self.shape.vocabulary * self.shape.bytes
-        return self.always(images) + max(chunk + tokens * loss, tokens * backward)
+        chunk = min(CHUNK_ROWS, tokens)
+        return max(
+            fixed + chunk * logits + tokens * each
+            for fixed, logits, each in self.moments(levels, images, away)
+        )
 
-    def fits(self, budget: float, levels: Sequence[str]) -> int:
+    def fits(self, budget: float, levels: Sequence[str], away: bool = False) -> int:
         """The most tokens within `budget` bytes, no image kept; 0 when there is no room at all."""
-        loss, backward = self.per_token(levels)
-        left = budget - self.always(0)
-        chunk = CHUNK_ROWS * self.shape.vocabulary * self.shape.bytes
-        return max(0, min(int((left - chunk) // loss), int(left // backward)))
+        room = [
+            (budget - fixed - CHUNK_ROWS * logits) // each
+            for fixed, logits, each in self.moments(levels, 0, away)
+        ]
+        return max(0, int(min(room)))
 
-    def seconds(self, tokens: int, levels: Sequence[str], images: int = 0) -> float:
+    def seconds(self, tokens: int, levels: Sequence[str], images: int = 0, away: bool = False) -> float:
         """Rough time of one micro-batch, to compare plans with."""
         linears = self.shape.linears
         weights = {name: a * o for name, (a, o) in linears.items()}
         flops = 4 * self.shape.layers * self.shape.layer_weights
         qkv, gate_up = (sum(weights[name] for name in _GROUPS[g]) for g in (0, 2))
         passes = 2 * self.shape.layers
+        carried = 2 * self.shape.bytes * self.shape.hidden * tokens * list(levels).count("offload")
+        carried += self.head * away
         for level in levels:
-            flops += 2 * qkv * (level != "none") + 2 * gate_up * (level in ("gate_up", "full"))
-            flops += 2 * weights["o_proj"] * (level == "full")
-            passes += {"none": 0.0, "qkv": 0.1, "gate_up": 0.7, "full": 0.8}[level]  # type: ignore[assignment]
+            flops += 2 * qkv * (level != "none") + 2 * gate_up * (level in ("gate_up", "full", "offload"))
+            flops += 2 * weights["o_proj"] * (level in ("full", "offload"))
+            passes += {"none": 0.0, "qkv": 0.1, "gate_up": 0.7}.get(level, 0.8)  # type: ignore[assignment]
         computing = tokens * (flops * _PER_FLOP + self.shape.layers * _PER_TOKEN)
         making = 0.0
         if self.quantised and not self.fp8:
             share = passes * (self.shape.layers - images) / self.shape.layers
             making = share * self.shape.layer_weights * self.shape.bytes * _PER_BYTE
-        return max(computing, self.shape.layers * _LAUNCHES) + making
+        return max(computing, self.shape.layers * _LAUNCHES) + making + carried * _PER_HOST_BYTE * _SHOWS
+
+
+class Layout(NamedTuple):
+    """The level of each layer, and whether embedding and head are away in host memory."""
+
+    levels: tuple[str, ...]
+    away: bool
 
 
 def ladder(layers: int, recompute: str) -> list[tuple[str, ...]]:
@@ -190,28 +243,33 @@ def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -
     longest = sorted(lengths, reverse=True)[: budget.rows or 1]
     needed = sum(longest)
     largest = sum(sorted(lengths, reverse=True)[: budget.batch])  # no step can hold more
-    choices = ladder(fused.shape.layers, budget.recompute)
+    choices = [
+        Layout(levels, away)
+        for away in (False, True)
+        for levels in ladder(fused.shape.layers, budget.recompute)
+    ]
     if budget.usable is None:
         tokens = max(CPU_TOKENS, needed)
         return _plan(fused, budget, lengths, tokens, choices[0], "a CPU: a fixed number of tokens")
     enough = max(_ENOUGH, needed)
-    room = {levels: min(fused.fits(budget.usable, levels), enough, largest) for levels in choices}
-    possible = [levels for levels in choices if room[levels] >= needed]
+    room = {layout: min(fused.fits(budget.usable, *layout), enough, largest) for layout in choices}
+    possible = [layout for layout in choices if room[layout] >= needed]
     if not possible:
-        raise no_room(fused.shape, budget, fused.peak(needed, choices[-1], 0), needed)
+        levels, away = choices[-1]
+        raise no_room(fused.shape, budget, fused.peak(needed, levels, 0, away), needed)
     if budget.rows is not None:
         return _plan(fused, budget, lengths, needed, possible[0], "train.micro_batch is given")
     steps = some_steps(lengths, budget.batch)
 
-    def sums(levels: tuple[str, ...]) -> list[int]:
-        trial = MicroBatchPlan(tokens=room[levels], rows=None, recompute=())
+    def sums(layout: Layout) -> list[int]:
+        trial = MicroBatchPlan(tokens=room[layout], rows=None, recompute=())
         return [sum(step[i] for i in part) for step in steps for part in trial.split(step)]
 
-    def cost(levels: tuple[str, ...]) -> float:
-        return sum(fused.seconds(tokens, levels) for tokens in sums(levels))
+    def cost(layout: Layout) -> float:
+        return sum(fused.seconds(tokens, layout.levels, 0, layout.away) for tokens in sums(layout))
 
-    costs = {levels: cost(levels) for levels in possible}
-    best = min(possible, key=lambda levels: (costs[levels], choices.index(levels)))
+    costs = {layout: cost(layout) for layout in possible}
+    best = min(possible, key=lambda layout: (costs[layout], choices.index(layout)))
     tokens = room[best]
     if tokens >= largest:
         return _plan(fused, budget, lengths, tokens, best, "all rows of a step at once")
@@ -222,38 +280,45 @@ def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -
 
 
 def _plan(
-    fused: FusedShape, budget: Budget, lengths: Sequence[int], tokens: int, levels: Sequence[str], why: str
+    fused: FusedShape, budget: Budget, lengths: Sequence[int], tokens: int, layout: Layout, why: str
 ) -> MicroBatchPlan:
-    images, gib = 0, None
+    (levels, away), images, gib = layout, 0, None
     if budget.usable is not None:
         while (
             fused.quantised
             and not fused.fp8  # steps read the fp8 copies
             and images < fused.shape.layers
-            and fused.peak(tokens, levels, images + 1) <= budget.usable
+            and fused.peak(tokens, levels, images + 1, away) <= budget.usable
         ):
             images += 1
-        gib = gib_of(fused.peak(tokens, levels, images))
+        gib = gib_of(fused.peak(tokens, levels, images, away))
     size = f"{budget.rows} rows" if budget.rows else f"up to {tokens:,} tokens"
     again = Counter(level for level in levels if level != "none")
     parts = [size + " in a micro-batch"]
     parts += [f"{count} of {len(levels)} layers recompute {_said(level)}" for level, count in again.items()]
     parts += [] if again else ["no layer recomputes"]
+    parts += ["embedding and head in host memory"] if away else []
     parts += [f"{images} of {len(levels)} layers keep their dense weights"] if images else []
     parts += [f"{gib:.1f} of {budget.total_gib:.1f} GiB"] if gib is not None else []
     return MicroBatchPlan(
         tokens=None if budget.rows else tokens,
         rows=budget.rows,
-        recompute=tuple(levels),
+        recompute=levels,
         gib=None if gib is None else round(gib, 2),
         note=f"{', '.join(parts)} ({why})",
         images=images,
         dense=_dense(lengths),
+        outer_on_host=away,
     )
 
 
 def _said(level: str) -> str:
-    return {"qkv": "q, k, v", "gate_up": "q, k, v, gate, up", "full": "everything"}[level]
+    return {
+        "qkv": "q, k, v",
+        "gate_up": "q, k, v, gate, up",
+        "full": "everything",
+        "offload": "everything from inputs kept in host memory",
+    }[level]
 
 
 def _dense(lengths: Sequence[int]) -> int | None:

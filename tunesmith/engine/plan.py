@@ -13,8 +13,9 @@ class MicroBatchPlan:
 
     Either `tokens` (a budget per micro-batch) or `rows` (a count). `padded`: a micro-batch costs rows × longest.
     `recompute` says per layer "none" or "full" (the fused engine knows more levels); `note` says why; `gib` is the
-    predicted peak (None: not known). For the fused engine, `images` layers keep dense images of quantised weights, and
-    micro-batches whose rows are all of `dense` tokens go through attention as a rectangle.
+    predicted peak (None: not known). For the fused engine, `images` layers keep dense images of quantised weights,
+    micro-batches whose rows are all of `dense` tokens go through attention as a rectangle, and embedding and head may
+    lie in host memory.
     """
 
     tokens: int | None
@@ -25,6 +26,7 @@ class MicroBatchPlan:
     note: str = ""
     images: int = 0
     dense: int | None = None
+    outer_on_host: bool = False
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """The indices of one step's rows, by micro-batch. A pure function of `lengths` and the plan."""
@@ -76,6 +78,7 @@ class MicroBatchPlan:
             "note": self.note,
             "images": self.images,
             "dense": self.dense,
+            "outer_on_host": self.outer_on_host,
         }
 
     @classmethod

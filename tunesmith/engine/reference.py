@@ -7,7 +7,7 @@ the head on the positions that predict learned tokens, and one backward. Sums, n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -87,7 +87,8 @@ class ReferenceEngine:
         """See the protocol."""
         self.parameters.publish()
         hidden_nH = self._hidden(batch.to(self.device))
-        return torch.cat([chunk.float() for _, chunk in logit_chunks(hidden_nH, self.head)])
+        with self._here() as head:
+            return torch.cat([chunk.float() for _, chunk in logit_chunks(hidden_nH, head)])
 
     @torch.no_grad()
     def row_losses(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -98,8 +99,14 @@ class ReferenceEngine:
         if batch.learned_tokens == 0:
             return torch.zeros(len(batch.lengths), dtype=torch.float64), learned_R
         batch = batch.to(self.device)
-        nll_n = position_losses(self._hidden(batch), self.head, batch.ids[batch.targets])
+        hidden_nH = self._hidden(batch)
+        with self._here() as head:
+            nll_n = position_losses(hidden_nH, head, batch.ids[batch.targets])
         return torch.bincount(rows, weights=nll_n.double().cpu(), minlength=len(batch.lengths)), learned_R
+
+    def _here(self) -> AbstractContextManager[nn.Linear]:
+        """The head, its weight on the device inside the block."""
+        return nullcontext(self.head)
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         """hidden_nH at the positions that predict learned tokens."""
