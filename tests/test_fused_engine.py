@@ -18,6 +18,7 @@ from tunesmith.engine.fused_layer import FusedLayer, Kept
 from tunesmith.engine.fused_memory import LEVELS
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
+from tunesmith.errors import ModelError
 from tunesmith.kernels import plain
 from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters_off, add_lora, linears
@@ -139,6 +140,7 @@ def test_fifty_steps_end_in_the_same_adapters(monkeypatch: pytest.MonkeyPatch) -
     # the mutant: masks of dropout that miss one adapter's way back
     broken = dataclasses.replace(plain.PLAIN, lora_up=_up_without_mask)
     monkeypatch.setattr("tunesmith.engine.fused.kernels_for", lambda device: broken)
+    monkeypatch.setattr(FusedEngine, "_require_equal_layers", lambda self: None)
     assert (fifty_steps(pair()[1]) - end).norm() > 1e-3 * end.norm()
 
 
@@ -371,6 +373,10 @@ MUTANTS = {
 def test_mutant_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = dataclasses.replace(plain.PLAIN, **{name: MUTANTS[name]})
     monkeypatch.setattr("tunesmith.engine.fused.kernels_for", lambda device: broken)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ModelError, match="gradients of"):
+            pair(dtype=dtype)
+    monkeypatch.setattr(FusedEngine, "_require_equal_layers", lambda self: None)
     told, fused = pair()
     assert apart(fused, told) > 1e-3
     if name != "lora_down":  # a forward without masks is another function, with a gradient of its own

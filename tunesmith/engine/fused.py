@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tunesmith.engine.fused_loss import loss_and_gradient
 from tunesmith.engine.fused_memory import LEVELS, FusedShape, make_fused_plan
 from tunesmith.engine.fused_stream import Stream, needed
 from tunesmith.engine.fused_weights import Shared
+from tunesmith.engine.head import summed_loss
 from tunesmith.engine.memory import Budget
 from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, StepSums
 from tunesmith.engine.reference import ReferenceEngine
@@ -33,6 +34,7 @@ from tunesmith.model.lora import adapters, decoder_layers
 from tunesmith.recipe import Recipe
 
 _TRIED = 24  # tokens of the comparison with transformers' own layers
+GRADIENT_LIMIT = 0.25  # of one adapter's gradient in a half type; a wrong formula is off by its own size
 
 
 class FusedEngine(ReferenceEngine):
@@ -204,20 +206,46 @@ class FusedEngine(ReferenceEngine):
         window = getattr(config, "sliding_window", None)
         return None if window is None else int(window)
 
-    @torch.no_grad()
     def _require_equal_layers(self) -> None:
-        """On a few tokens, transformers' own layers must give the same hidden states, adapters included."""
+        """On a few tokens, transformers' own layers must give the same hidden states, and autograd equal gradients."""
         ids = torch.arange(1, _TRIED + 1, device=self.device) % self.model.config.vocab_size
         batch = _small_batch(ids)
-        told, found = super()._hidden(batch), self._hidden(batch)
-        error = float((found.double() - told.double()).norm() / told.double().norm())
-        limit = 0.02 + 6e-3 * len(self.layers) if told.dtype in (torch.bfloat16, torch.float16) else 1e-3
-        if not error <= limit:
-            raise ModelError(
-                f"the layers of {type(self.model).__name__} compute something else than the fused engine's "
-                f"(hidden states differ by {error:.2g} of their size, at most {limit:.2g} may be rounding)",
-                fix="set train.engine: reference",
-            )
+        with torch.no_grad():
+            told, found = super()._hidden(batch), self._hidden(batch)
+        half = told.dtype in (torch.bfloat16, torch.float16)
+        self.hidden_apart = float((found.double() - told.double()).norm() / told.double().norm())
+        limit = 0.02 + 6e-3 * len(self.layers) if half else 1e-3
+        if not self.hidden_apart <= limit:
+            self._refuse("hidden states", self.hidden_apart, limit)
+        self.gradient_apart, where = self._gradients_apart(batch)
+        if not self.gradient_apart <= (GRADIENT_LIMIT if half else 1e-3):
+            self._refuse(f"gradients of {where}", self.gradient_apart, GRADIENT_LIMIT if half else 1e-3)
+
+    def _gradients_apart(self, batch: PackedBatch) -> tuple[float, str]:
+        """The largest difference of one adapter's gradient from autograd's, relative to its norm; dropout included."""
+        with torch.enable_grad(), self._dropping(batch):
+            hidden_nH = super()._hidden(batch)
+            summed_loss(hidden_nH, self.head, batch.ids[batch.targets], 1.0)[0].backward()  # type: ignore[no-untyped-call]
+        told = self.parameters.grad.clone()
+        self.parameters.zero_grad()
+        fp8, self.fp8 = self.fp8, False
+        self.step(batch, 1.0)
+        self.fp8 = fp8
+        self.parameters.grad -= told
+        norms = torch.stack([g.norm() for g in self.parameters.grads.values()])
+        self.parameters.grad.copy_(told)
+        own = torch.stack([g.norm() for g in self.parameters.grads.values()])
+        self.parameters.zero_grad()
+        apart = torch.where(norms > 0, norms / own, norms)  # B starts at zero, and A without a gradient
+        worst = apart.nan_to_num(nan=torch.inf).max(0)
+        return float(worst.values), list(self.parameters.grads)[int(worst.indices)]
+
+    def _refuse(self, what: str, error: float, limit: float) -> NoReturn:
+        raise ModelError(
+            f"the layers of {type(self.model).__name__} compute something else than the fused engine's "
+            f"({what} differ by {error:.2g} of their size, at most {limit:.2g} may be rounding)",
+            fix="set train.engine: reference",
+        )
 
 
 def _small_batch(ids: Tensor) -> PackedBatch:
