@@ -93,7 +93,7 @@ def test_no_key_is_silently_ignored(tmp_path: Path) -> None:
     }
     other |= {
         "train.engine": "fused",
-        "train.parallel": "ddp",
+        "train.parallel": "fsdp",
         "train.trackers": "[wandb]",
         "targets": "{a: {kind: local}}",
     }

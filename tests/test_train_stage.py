@@ -167,10 +167,10 @@ def test_a_signal_in_the_middle_of_a_validation(prepared: Prepared, whole: Run) 
     recipe, run = prepared("in-validation")
     validate = loop.validation_loss
 
-    def interrupted(engine: Any, rows: Any, plan: Any, stopped: Any) -> float | None:
+    def interrupted(engine: Any, rows: Any, plan: Any, stopped: Any, ranks: Any) -> float | None:
         if engine.parameters.data.any() and (run.checkpoints / "step-00000015").exists():
             signal.raise_signal(signal.SIGTERM)
-        return validate(engine, rows, plan, stopped)
+        return validate(engine, rows, plan, stopped, ranks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "validation_loss", interrupted)

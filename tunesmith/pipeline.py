@@ -35,7 +35,7 @@ def _prepare(recipe: Recipe, run: Run) -> None:
 
 
 def _train(recipe: Recipe, run: Run) -> None:
-    from tunesmith.train.train import train
+    from tunesmith.train.launch import train
 
     train(recipe, run)
 
@@ -243,6 +243,7 @@ _FREE = (
     "train.micro_batch",
     "train.memory",
     "train.recompute",
+    "train.parallel",
     "train.keep",
     "train.trackers",
     "train.notify",

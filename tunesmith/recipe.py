@@ -222,7 +222,7 @@ class Train(Section):
     deterministic: bool = False
     """Only deterministic GPU kernels."""
     parallel: Literal["none", "ddp", "fsdp", "deepspeed"] = "none"
-    """Several GPUs."""
+    """Several GPUs of one machine: ddp trains on all that are visible, each on its share of a step's rows."""
     log_every: Positive = 10
     """Steps between lines of metrics.jsonl."""
     evaluate_every: Every = "epoch"

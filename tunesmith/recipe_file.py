@@ -25,7 +25,7 @@ Key = tuple[str | int, ...]
 NOT_YET: dict[str, tuple[object, ...]] = {
     "model.trust_remote_code": (False,),
     "tune.bias": ("none",),
-    "train.parallel": ("none",),
+    "train.parallel": ("none", "ddp"),
     "evaluate.prompts": ([],),
     "evaluate.metrics": ([],),
     "evaluate.constrained": (False,),

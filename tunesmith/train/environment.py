@@ -53,7 +53,7 @@ def release(device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
+def describe(device: torch.device, *, deterministic: bool, ranks: int = 1) -> dict[str, Any]:
     """The record that a checkpoint carries."""
     cuda = device.type == "cuda"
     return {
@@ -62,6 +62,8 @@ def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
         "deterministic": deterministic,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda if cuda else None,
+        "ranks": ranks,
+        **({"nccl": _nccl()} if cuda and ranks > 1 else {}),
         "python": platform.python_version(),
         "tunesmith": __version__,
         **{name: _version(name) for name in ("torch", "transformers", "bitsandbytes", "numpy")},
@@ -70,10 +72,18 @@ def describe(device: torch.device, *, deterministic: bool) -> dict[str, Any]:
 
 def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Why a resumed run may differ in its last bits from one that was never stopped; empty: it is exact."""
+    before = {"ranks": 1} | dict(before)  # what was written before there were several
     reasons = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
     if now["cuda"] and not now["deterministic"]:
         reasons.append("GPU kernels may add in another order (train.deterministic: true asks for one order)")
+    if now["cuda"] and now["ranks"] > 2:
+        reasons.append("NCCL chooses the order in which more than two GPUs' gradients are added")
     return reasons
+
+
+def _nccl() -> str:
+    """Another version may add in another order."""
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
 
 
 def _cores() -> int:

@@ -76,9 +76,7 @@ class Log:
     def metrics(self, line: Mapping[str, Any]) -> float:
         """Writes a line with `step`, and the time since the last one; returns tokens per second."""
         _write(self._metrics, line)
-        seconds, tokens = time.monotonic() - self._begin, line["tokens"] - self._tokens
-        self._begin, self._tokens = time.monotonic(), line["tokens"]
-        speed: float = tokens / max(seconds, 1e-9)
+        seconds, speed = self._speed(line)
         timing = {"step": line["step"], "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)}
         timing |= {"memory_gib": round(peak_memory(self._device) / GIB, 3), "time": time.time()}
         _write(self._timing, timing)
@@ -91,6 +89,12 @@ class Log:
             tracked.log(whole)
         return speed
 
+    def _speed(self, line: Mapping[str, Any]) -> tuple[float, float]:
+        """Seconds and tokens per second since the last line."""
+        seconds, tokens = time.monotonic() - self._begin, line["tokens"] - self._tokens
+        self._begin, self._tokens = time.monotonic(), line["tokens"]
+        return seconds, tokens / max(seconds, 1e-9)
+
     def sync(self) -> None:
         """Makes all lines durable: called before a checkpoint is published, which stands for them."""
         for file in (self._metrics, self._timing):
@@ -98,6 +102,23 @@ class Log:
             os.fsync(file.fileno())
         if self._board is not None:
             self._board.flush()
+
+
+class NoLog(Log):
+    """Of a rank that writes nothing."""
+
+    def __init__(self) -> None:
+        self._begin, self._tokens = time.monotonic(), 0
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def metrics(self, line: Mapping[str, Any]) -> float:
+        """Tokens per second, of all ranks."""
+        return self._speed(line)[1]
+
+    def sync(self) -> None:
+        """Nothing is there."""
 
 
 def peak_memory(device: torch.device) -> int:

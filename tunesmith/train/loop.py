@@ -1,13 +1,14 @@
 """The loop: a step; then, where due, validation, a log line, a checkpoint.
 
 What belongs to a step is done in one order, so a checkpoint stands for all lines up to its step. A stop request
-waits for the end of the step; if it comes in the middle of a validation, the checkpoint says that the step is not
-closed, and a resume begins by closing it. Nothing here draws a random number.
+waits for the end of the step, the same one on all ranks; if it comes in the middle of a validation, the checkpoint
+says that the step is not closed, and a resume begins by closing it. Nothing here draws a random number.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Loop:
     log: Log
     stop: StopRequest
     _beat: float = 0.0
+    _asked: int = 0  # the signal that all ranks know of
 
     def train(self) -> None:
         """Goes on until the last step or until patience runs out. Raises Stopped, after a checkpoint, on a signal."""
@@ -54,7 +56,7 @@ class Loop:
             if not state.closed:
                 self._close(bar)
             while not state.finished:
-                if self.stop.signal:
+                if self._stopping():
                     self._leave()
                 self.checkpoints.check()
                 self.stepper.step()
@@ -92,7 +94,7 @@ class Loop:
         self.stepper.now = f"validation at step {self.stepper.state.step}"
         engine, plan = self.stepper.engine, self.stepper.plan
         with self.log.apart():
-            loss = validation_loss(engine, rows, plan, self._stopping)
+            loss = validation_loss(engine, rows, plan, self._stopping, self.stepper.ranks)
         if loss is not None and not math.isfinite(loss):
             step = self.stepper.state.step
             numbers = self.stepper.order.numbers(step).tolist()
@@ -131,22 +133,34 @@ class Loop:
     def _save(self) -> None:
         self.stepper.settle()
         self.log.sync()
-        state, parameters = self.stepper.state, self.stepper.engine.parameters
+        state, parameters, ranks = self.stepper.state, self.stepper.engine.parameters, self.stepper.ranks
         with self.log.apart():
+            if ranks.size > 1:
+                self._require_agreement()
+            if not ranks.first:
+                return
             self.checkpoints.save(
                 {**state.to_json(), **self.record, "order_sha256": self.stepper.order.sha256(state.step)},
                 {"weights": parameters.views, "optimizer": self.stepper.optimizer.tensors()},
                 best_step=state.best_step,
             )
 
+    def _require_agreement(self) -> None:
+        """A checkpoint stands for all ranks: ProofFailed where one has gone its own way."""
+        parts = [self.stepper.engine.parameters.data, *self.stepper.optimizer.tensors().values()]
+        proof = self.stepper.ranks.agree(parts)
+        if self.stepper.ranks.first and (self.stepper.state.finished or not proof.passed):
+            self.run.prove(proof)
+
     def _leave(self) -> NoReturn:
         """Checkpoints where the newest one is older, and stops."""
-        state = self.stepper.state
-        if state.step and state.step not in self.checkpoints.steps():
+        state, ranks = self.stepper.state, self.stepper.ranks
+        if ranks.told(state.step and state.step not in self.checkpoints.steps()):
             self._save()
         self.checkpoints.wait()
-        name = self.stop.signal.name if self.stop.signal else "a stop request"
-        self.run.write_state(phase="stopped", step=state.step)
+        name = signal.Signals(self._asked).name
+        if ranks.first:
+            self.run.write_state(phase="stopped", step=state.step)
         kept = "a checkpoint is saved" if state.step else "nothing is trained yet"
         raise Stopped(
             f"stopped by {name} after step {state.step} of {self.stepper.order.steps}; {kept}",
@@ -154,11 +168,14 @@ class Loop:
         )
 
     def _stopping(self) -> bool:
-        """Asked between the batches of a validation, which may take long."""
+        """Whether any rank was asked to stop, in which all ranks agree; asked between steps and in a validation."""
         self._heartbeat(self.stepper.state.step)
-        return self.stop.signal is not None
+        self._asked = self.stepper.ranks.highest(self.stop.signal or 0)
+        return self._asked > 0
 
     def _heartbeat(self, step: int) -> None:
+        if not self.stepper.ranks.first:
+            return
         if self.stepper.state.finished or time.monotonic() - self._beat > _HEARTBEAT:
             self._beat = time.monotonic()
             try:

@@ -8,20 +8,25 @@ from numpy.typing import NDArray
 from tunesmith.engine.protocol import Engine, MicroBatchPlan, pack
 from tunesmith.rows import Rows
 from tunesmith.train.order import Order
+from tunesmith.train.parallel import shares
 
 _STEPS = 20_000  # looked through at most; a later epoch's largest is hardly larger
 
 
-def largest_micro_batch(order: Order, plan: MicroBatchPlan, lengths: NDArray[np.int64]) -> list[int]:
-    """Row numbers of the micro-batch with the most tokens (cells, where rows are padded)."""
+def largest_micro_batch(
+    order: Order, plan: MicroBatchPlan, lengths: NDArray[np.int64], ranks: int = 1
+) -> list[int]:
+    """Row numbers of the micro-batch, of any rank, with the most tokens (cells, where rows are padded)."""
     most, largest = 0, list[int]()
     for step in range(1, min(order.steps, _STEPS) + 1):
         numbers = order.numbers(step)
-        for part in plan.split(lengths[numbers].tolist()):
-            own = lengths[numbers[part]]
-            cells = int(own.max()) * len(part) if plan.padded else int(own.sum())
-            if cells > most:
-                most, largest = cells, numbers[part].tolist()
+        for share in shares(lengths[numbers].tolist(), ranks):
+            for part in plan.split(lengths[numbers[share]].tolist()):
+                rows = numbers[share][part]
+                own = lengths[rows]
+                cells = int(own.max()) * len(part) if plan.padded else int(own.sum())
+                if cells > most:
+                    most, largest = cells, rows.tolist()
     return largest
 
 

@@ -14,9 +14,13 @@ _ECHO = 2.0  # seconds: Slurm and a batch script's trap both send SIGTERM for on
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` then ask `stop.signal`. Handlers are put back at the end."""
+    """`with StopRequest() as stop:` then ask `stop.signal`. Handlers are put back at the end.
 
-    def __init__(self) -> None:
+    `speaks`: says on the terminal that the signal was heard. Of processes that train together one does.
+    """
+
+    def __init__(self, *, speaks: bool = True) -> None:
+        self._speaks = speaks
         self.signal: signal.Signals | None = None
         self._at = 0.0
         self._before: dict[signal.Signals, object] = {}
@@ -42,4 +46,5 @@ class StopRequest:
             os.kill(os.getpid(), number)
             return
         self.signal, self._at = signal.Signals(number), now
-        console.note(f"{self.signal.name}: finishing this step, then a checkpoint (again: leave at once)")
+        if self._speaks:
+            console.note(f"{self.signal.name}: finishing this step, then a checkpoint (again: leave at once)")

@@ -1,7 +1,8 @@
-"""One optimiser step: rows → micro-batches → one flat gradient → one update.
+"""One optimiser step: rows → each rank's share → micro-batches → one flat gradient → one update.
 
 Every learned token of a step counts the same, however its rows are laid out: losses are summed, and divided once by
-the step's count. On an accelerator nothing here waits for the device; `settle` reads all figures at once.
+the step's count, which every rank knows from the masks. On an accelerator nothing here waits for the device;
+`settle` reads all figures at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tunesmith.train import scaling
 from tunesmith.train.faults import not_finite
 from tunesmith.train.optimizer import Optimizer, clip
 from tunesmith.train.order import Order
+from tunesmith.train.parallel import Ranks, shares
 from tunesmith.train.schedule import Schedule
 from tunesmith.train.state import State
 
@@ -38,11 +40,12 @@ class Stepper:
         clip: float | None,
         state: State,
         scaled: bool,
+        ranks: Ranks,
         last_good: Callable[[], int | None],
     ) -> None:
         self.engine, self.plan, self.rows, self.order = engine, plan, rows, order
         self.schedule, self.optimizer, self.clip, self.state = schedule, optimizer, clip, state
-        self._last_good = last_good
+        self.ranks, self._last_good = ranks, last_good
         self._lengths = rows.lengths
         device = engine.parameters.data.device
         self._loss = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
@@ -54,10 +57,16 @@ class Stepper:
     def step(self) -> None:
         """The next step of the order."""
         state, step = self.state, self.state.step + 1
-        batches = self._batches(step)
-        learned = sum(batch.learned_tokens for batch in batches)
+        numbers, parts = self.order.numbers(step), self._parts(step)
+        before = sum(len(part) for part in parts[: self.ranks.rank])
+        batches = [pack(self.rows, own, step) for own in parts[self.ranks.rank]]
+        learned = sum(
+            int(self.rows.learned(n)[1:].sum()) for n in numbers
+        )  # a row's first token is no target
         while True:
-            losses, norm = self._gradients(step, batches, learned)
+            losses = torch.zeros(sum(map(len, parts)), dtype=torch.float64, device=self._loss.device)
+            norm = self._gradients(step, batches, learned, losses[before:])
+            self.ranks.add(losses)  # each micro-batch has one rank that knows it
             self._unread.append((step, losses, norm))
             if self._reads_each_step:
                 if self._scaled and self._overflow(losses, norm) and scaling.overflowed(state):
@@ -70,7 +79,7 @@ class Stepper:
             scaling.went_well(state)
         self._loss += losses.sum()
         state.step = step
-        state.tokens += sum(batch.tokens for batch in batches)
+        state.tokens += int(self._lengths[numbers].sum())
         state.learned_tokens += learned
         state.loss_tokens += learned
 
@@ -93,26 +102,28 @@ class Stepper:
         self._loss.zero_()
         return mean
 
-    def _batches(self, step: int) -> list[PackedBatch]:
-        return [pack(self.rows, numbers, step) for numbers in self._micro_batches(step)]
-
-    def _micro_batches(self, step: int) -> list[list[int]]:
-        """Row numbers by micro-batch."""
+    def _parts(self, step: int) -> list[list[list[int]]]:
+        """Row numbers by rank and micro-batch."""
         numbers = self.order.numbers(step)
-        return [numbers[part].tolist() for part in self.plan.split(self._lengths[numbers].tolist())]
+        owned = [numbers[own] for own in shares(self._lengths[numbers].tolist(), self.ranks.size)]
+        return [
+            [own[part].tolist() for part in self.plan.split(self._lengths[own].tolist())] for own in owned
+        ]
 
-    def _gradients(self, step: int, batches: list[PackedBatch], learned: int) -> tuple[Tensor, Tensor]:
-        """Loss sums by micro-batch [fp64], and the norm of the whole step's gradient [fp64] before clipping."""
+    def _gradients(self, step: int, batches: list[PackedBatch], learned: int, losses: Tensor) -> Tensor:
+        """Loss sums by own micro-batch into `losses`; the norm of the whole step's gradient [fp64] before clipping."""
         parameters = self.engine.parameters
         parameters.zero_grad()
         scale = self.state.loss_scale / max(learned, 1)
-        losses = []
-        for i, batch in enumerate(batches, start=1):
-            self.now = f"step {step}, micro-batch {i} of {len(batches)}: row lengths {sorted(batch.lengths)}"
-            losses.append(self.engine.step(batch, scale).loss.double())
+        for i, batch in enumerate(batches):
+            self.now = (
+                f"step {step}, micro-batch {i + 1} of {len(batches)}: row lengths {sorted(batch.lengths)}"
+            )
+            losses[i] = self.engine.step(batch, scale).loss
+        self.ranks.add(parameters.grad)
         if self._scaled:
             parameters.grad.mul_(1.0 / self.state.loss_scale)  # a power of two: exact
-        return torch.stack(losses), clip(parameters.grad, self.clip).double()
+        return clip(parameters.grad, self.clip).double()
 
     @staticmethod
     def _overflow(losses: Tensor, norm: Tensor) -> bool:
@@ -122,7 +133,8 @@ class Stepper:
     def _require_finite(self, step: int, losses: Tensor, loss: float, norm: float) -> None:
         if not math.isfinite(loss):
             bad = int((~torch.isfinite(losses)).nonzero()[0])
-            raise self._not_finite("the loss", step, self._micro_batches(step)[bad])
+            micro_batches = [numbers for own in self._parts(step) for numbers in own]
+            raise self._not_finite("the loss", step, micro_batches[bad])
         if not math.isfinite(norm):
             raise self._not_finite("the gradient", step, self.order.numbers(step).tolist())
 

@@ -21,10 +21,11 @@ from tunesmith.train import adapter, environment, proofs, scaling
 from tunesmith.train.build import build_model, choose_engine, stored_plan
 from tunesmith.train.checkpoint import Checkpoint, Checkpoints
 from tunesmith.train.faults import room
-from tunesmith.train.log import Log
+from tunesmith.train.log import Log, NoLog
 from tunesmith.train.loop import Loop
 from tunesmith.train.optimizer import Optimizer
 from tunesmith.train.order import Order
+from tunesmith.train.parallel import ALONE, Ranks, leave
 from tunesmith.train.probe import largest_micro_batch, probe
 from tunesmith.train.schedule import Schedule
 from tunesmith.train.signals import StopRequest
@@ -33,35 +34,43 @@ from tunesmith.train.step import Stepper
 from tunesmith.train.trackers import open_trackers
 
 
-def train(recipe: Recipe, run: Run) -> None:
-    """Trains until the recipe's end. Raises Stopped (75) on a signal, OutOfRoom, NotFinite, ProofFailed."""
+def train(recipe: Recipe, run: Run, ranks: Ranks = ALONE) -> None:
+    """Trains until the recipe's end. Raises Stopped (75) on a signal, OutOfRoom, NotFinite, ProofFailed.
+
+    Of several ranks all train, and the first alone writes.
+    """
     base = resolve(recipe.model)
     rows = Rows.open(run.data, "train")
     checkpoints = Checkpoints(run.checkpoints, run=_identity(rows, base), keep=recipe.train.keep)
-    checkpoints.clean()
-    adapter.clean(run)
-    found = checkpoints.newest()
+    found = None
+    if ranks.first:
+        checkpoints.clean()
+        adapter.clean(run)
+        found = checkpoints.newest()
+    found = ranks.told(found)
     state = State.from_json(found.state) if found else State()
+    if state.finished and not ranks.first:
+        leave(ranks)
+        return
     if state.finished and adapter.is_current(run, _about(checkpoints, state)) and _proved(run):
         console.note(f"training ended at step {state.step} already")
         return
     with room(lambda: "setting up", resumable=lambda: bool(checkpoints.steps())):
         device = environment.choose_device()
-        environment.set_up(
-            deterministic=recipe.train.deterministic,
-            threads=found.state["environment"]["threads"] if found else None,
-        )
+        environment.set_up(deterministic=recipe.train.deterministic, threads=_threads(found, ranks))
         environment.hold_to(recipe.train.memory, device)
         model = build_model(recipe, base, device)
-        engine = choose_engine(recipe, model)
-        with StopRequest() as stop:
+        engine = choose_engine(_shared(recipe, ranks), model)
+        with StopRequest(speaks=ranks.size == 1) as stop:
             try:
                 if not state.finished:
-                    _train(recipe, run, engine, rows, checkpoints, found, state, stop)
-                _finish(recipe, run, base, model, engine, rows, checkpoints, state)
+                    _train(recipe, run, engine, rows, checkpoints, found, state, stop, ranks)
+                leave(ranks)
+                if ranks.first:
+                    _finish(recipe, run, base, model, engine, rows, checkpoints, state)
             finally:
                 environment.release(device)
-            if stop.signal:
+            if stop.signal and ranks.size == 1:
                 raise Stopped(
                     f"stopped by {stop.signal.name} after training had ended", fix="the same command goes on"
                 )
@@ -76,6 +85,7 @@ def _train(
     found: Checkpoint | None,
     state: State,
     stop: StopRequest,
+    ranks: Ranks,
 ) -> None:
     """From `found` (or the start) to the last step."""
     settings, lengths = recipe.train, rows.lengths
@@ -93,11 +103,14 @@ def _train(
             f"train.warmup: {schedule.warmup} steps of warm-up, but only {order.steps} steps in all: "
             "the learning rate never falls"
         )
-    plan, same_plan = stored_plan(recipe, run, engine, lengths)
+    ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
+    plan, same_plan = ranks.told(
+        stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else (None, None)
+    )
     engine.use(plan)
     console.note(f"plan: {plan.note}")
     optimizer = Optimizer(settings.optimizer, engine.parameters, weight_decay=settings.weight_decay)
-    now = environment.describe(device, deterministic=settings.deterministic)
+    now = environment.describe(device, deterministic=settings.deterministic, ranks=ranks.size)
     history: list[dict[str, Any]] = []
     if found:
         if found.state["order_sha256"] != order.sha256(found.step):
@@ -114,8 +127,9 @@ def _train(
         history = [*found.state["resumes"], {"step": found.step, "exact": not reasons, "reasons": reasons}]
     else:
         scaling.start(state, recipe.model.dtype)
-        _prove_start(recipe, run, engine, rows, order)
-    largest = largest_micro_batch(order, plan, lengths)
+        if ranks.first:
+            _prove_start(recipe, run, engine, rows, order)
+    largest = largest_micro_batch(order, plan, lengths, ranks.size)
     with room(
         lambda: (
             f"the probe of the longest micro-batch: row lengths {sorted(int(lengths[n]) for n in largest)}"
@@ -134,11 +148,14 @@ def _train(
         clip=settings.clip,
         state=state,
         scaled=recipe.model.dtype == "float16",
+        ranks=ranks,
         last_good=lambda: max(checkpoints.steps(), default=None),
     )
     validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
     keep = state.step if state.closed else state.step - 1
-    with Log(run, keep=keep, device=device, trackers=open_trackers(recipe, run)) as log:
+    with (
+        Log(run, keep=keep, device=device, trackers=open_trackers(recipe, run)) if ranks.first else NoLog()
+    ) as log:
         record = {"environment": now, "resumes": history}
         Loop(settings, run, stepper, validation, checkpoints, record, log, stop).train()
 
@@ -183,6 +200,20 @@ def _prove_start(recipe: Recipe, run: Run, engine: Engine, rows: Rows, order: Or
     if len(numbers) > 1:
         run.prove(proofs.packed_equals_unpacked(engine, rows, numbers, dtype))
         run.prove(proofs.accumulation_is_exact(engine, rows, numbers, dtype))
+
+
+def _shared(recipe: Recipe, ranks: Ranks) -> Recipe:
+    """The recipe as the planner is to see it: a step of one rank holds its share of the rows."""
+    batch = -(-recipe.train.batch // ranks.size)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch": batch})})
+
+
+def _threads(found: Checkpoint | None, ranks: Ranks) -> int | None:
+    """Those of the run's first start; None where it had another number of ranks, which share the cores."""
+    if found is None or found.state["environment"].get("ranks", 1) != ranks.size:
+        return None
+    threads: int = found.state["environment"]["threads"]
+    return threads
 
 
 def _proved(run: Run) -> bool:
