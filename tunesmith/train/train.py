@@ -176,6 +176,8 @@ def _finish(
         raise OutOfRoom("no checkpoint is whole any more", where=str(checkpoints.folder), fix="train again")
     _read_weights(engine, chosen)
     adapter.write_adapter(recipe, run, base, model, engine.parameters, _about(checkpoints, state))
+    if isinstance(engine, FusedEngine) and engine.fp8:
+        run.prove(proofs.fp8_matches_bf16(engine, rows, proofs.sample(rows, range(len(rows)), 16)))
     numbers = proofs.sample(rows, range(len(rows)))
     if recipe.tune.method == "lora":
         run.prove(proofs.adapter_has_effect(engine, model, rows, numbers))
@@ -184,8 +186,6 @@ def _finish(
             engine, rows, numbers, lambda: adapter.read_adapter(run, model, engine.parameters)
         )
     )
-    if isinstance(engine, FusedEngine) and engine.fp8:
-        run.prove(proofs.fp8_matches_bf16(engine, rows, proofs.sample(rows, range(len(rows)), 16)))
     which = "lowest validation loss" if state.best_step else "last step"
     console.note(f"adapter: step {chosen.step} ({which}) in {run.adapter.name}/")
 
