@@ -65,8 +65,9 @@ def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> torch.Tens
     engine = kind(model, wanted)
     dense = arguments.length if arguments.rows.startswith("full") else None
     layers = model.config.num_hidden_layers
+    levels, away = (arguments.recompute,) * layers, arguments.away
     engine.use(
-        MicroBatchPlan(1 << 20, None, (arguments.recompute,) * layers, images=arguments.images, dense=dense)
+        MicroBatchPlan(1 << 20, None, levels, images=arguments.images, dense=dense, outer_on_host=away)
     )
     batch = rows(arguments.rows, model.config.vocab_size, arguments.length)
 
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("fused", "reference"), default="fused")
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--recompute", default="none")
+    parser.add_argument("--away", action="store_true", help="embedding and head in host memory")
     parser.add_argument("--quantize", choices=("none", "nf4", "int8"), default="nf4")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=5)
@@ -152,6 +154,7 @@ def main() -> None:
             setattr(own, name, text == "True" if kind is bool else kind(text))
         own.label = (
             f"{own.engine} {own.rows} dropout {own.dropout} images {own.images} recompute {own.recompute}"
+            f"{' away' if own.away else ''}"
         )
         torch.manual_seed(0)
         for adapter in adapters(model):

@@ -2,19 +2,22 @@
 
     python benchmarks/train_gpu.py make --base DIR [--shape llama-3.1-8b] [--tokenizer DIR]
     python benchmarks/train_gpu.py prepare --base DIR --kind full --work DIR      # rows, their token ids once for all
+    python benchmarks/train_gpu.py group full --base DIR --work DIR [--rounds 2]  # us and the peers in turn
     python benchmarks/train_gpu.py ours --base DIR --kind full --work DIR         # one measurement, one JSON line
     python benchmarks/train_gpu.py unsloth --base DIR --kind full --work DIR      # likewise; or trl
     python benchmarks/train_gpu.py table --work DIR
 
 `--kind full`: rows of 2,048 tokens, all learned; `ragged`: about 190 prompt and 90 answer tokens; `mission`: the rows
-of the cancer mission in --rows. Each measurement is a process of its own and appends to WORK/results.jsonl, so a
-series can be stopped and gone on with: one pair (ours, a peer) after the other, A B A B.
+of the cancer mission in --rows. Each measurement is a process of its own and appends to WORK/results.jsonl. A group
+(GROUPS below) measures its ways in turn, A B C A B C; what is in the results already isn't measured again, so a series
+can be stopped and gone on with. Several groups may run at once, each on a card of its own (CUDA_VISIBLE_DEVICES).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -26,6 +29,22 @@ from typing import Any
 from gpu_inputs import SHAPES, make_base, make_rows
 
 ROWS = {"full": 800, "ragged": 4000, "mission": 0}
+_DEFAULT = "unsloth --warm-up 2 --steps 4"  # 4 rows x 4, its own recomputation
+_RAGGED = "unsloth --kind ragged --warm-up 4 --steps 8"
+_PACKED = f"{_RAGGED} --packing --recompute none --accumulation 1"
+GROUPS = {
+    "full": ("ours --steps 6", _DEFAULT, f"{_DEFAULT} --recompute none"),
+    "ragged": (
+        "ours --kind ragged --steps 48",
+        _RAGGED,
+        _PACKED,
+        "ours --kind ragged --steps 48 --dropout 0.1",
+    ),
+    "cap": ("ours --steps 6 --memory 22", f"{_DEFAULT} --memory 22"),
+    "lean": ("ours --steps 6 --memory 7.2", f"{_DEFAULT} --peer-rows 2 --accumulation 8"),
+    "fp8": ("ours --steps 12 --fp8", _DEFAULT),
+    "parallel": ("ours --steps 8", "ours --steps 8 --parallel ddp"),
+}
 LINEARS = {
     "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -45,6 +64,8 @@ def recipe(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     }
     if arguments.memory:
         train["memory"] = arguments.memory
+    train |= {"fp8": True} if arguments.fp8 else {}
+    train |= {"parallel": arguments.parallel} if arguments.parallel != "none" else {}
     return {
         "name": name,
         "model": {"base": str(arguments.base), "quantize": arguments.quantize},
@@ -83,10 +104,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """`tunesmith train` as a user calls it: loader, logging and a checkpoint included."""
-    run = arguments.work / "ours"
+    run = arguments.work / f"ours-{arguments.kind}-{os.getpid()}"  # others may be measured beside it
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(arguments.work / f"prepared-{arguments.kind}", run)
-    seconds = tunesmith("train", arguments, "ours")
+    seconds = tunesmith("train", arguments, run.name)
     timing = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     own = sum(line["seconds"] for line in timing[1:])
@@ -94,18 +115,24 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     steps = metrics[-1]["step"] - metrics[0]["step"]
     saving = timing[-1]["time"] - timing[0]["time"] - own  # of the checkpoint halfway
     each = [line["tokens_per_second"] for line in timing[1:]]
+    plan = json.loads((run / "data" / "plan.json").read_text())["plan"]["note"]
+    shutil.rmtree(run)
+    special = [name for name in ("fp8",) if getattr(arguments, name)]
+    special += [f"dropout {arguments.dropout:g}"] if arguments.dropout else []
+    special += [arguments.parallel] if arguments.parallel != "none" else []
     return {
-        "way": f"tunesmith ({arguments.engine})",
+        "way": ", ".join([f"tunesmith ({arguments.engine})", *special]),
         "tokens_per_second": round(tokens / steps * 100 / (own / steps * 100 + saving)),
         "without_checkpoints": round(tokens / own),
         "least_most": [round(min(each)), round(max(each))],
         "checkpoint_seconds": round(saving, 2),
         "peak_gib": timing[-1]["memory_gib"],
+        "peak_allocated_gib": timing[-1].get("allocated_gib"),
         "steps": steps,
         "tokens_a_step": round(tokens / steps),
         "whole_command_seconds": round(seconds, 1),
         "losses": [round(line["loss"], 4) for line in metrics[:3]],
-        "plan": json.loads((run / "data" / "plan.json").read_text())["plan"]["note"],
+        "plan": plan,
     }
 
 
@@ -148,15 +175,47 @@ def table(work: Path) -> None:
             print(f"  {'':42} {own[-1].get('plan', '')}")
         for way, speed in speeds.items():
             for other, against in speeds.items():
-                if way.startswith("tunesmith") and not other.startswith("tunesmith"):
-                    print(f"  {way}: {speed / against:.2f} x {other}")
+                if way.startswith("tunesmith") and way != other:
+                    print(f"  {way}: {speed / against:.3f} x {other}")
+
+
+def group(arguments: argparse.Namespace) -> None:
+    """The ways of a group in turn, `--rounds` times; what is measured already is left out."""
+    file = arguments.work / "results.jsonl"
+    for turn in range(1, arguments.rounds + 1):
+        for way in GROUPS[arguments.group]:
+            label = f"{arguments.base.name} {arguments.group} {turn}: {way}"
+            done = (
+                [json.loads(line).get("label") for line in file.read_text().splitlines()]
+                if file.exists()
+                else []
+            )
+            if label in done:
+                continue
+            command = [
+                sys.executable,
+                __file__,
+                *way.split(),
+                "--base",
+                str(arguments.base),
+                "--label",
+                label,
+            ]
+            found = subprocess.run([*command, "--work", str(arguments.work)], capture_output=True, text=True)
+            told = [line for line in found.stdout.splitlines() if line.startswith("RESULT")]
+            print(label, *(told or [found.stdout[-1500:], found.stderr[-1500:]]), sep="\n", flush=True)
 
 
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("make", "prepare", "ours", "trl", "unsloth", "table"))
+    parser.add_argument("what", choices=("make", "prepare", "group", "ours", "trl", "unsloth", "table"))
+    parser.add_argument("group", nargs="?", choices=tuple(GROUPS), default="full", help="for `group`")
+    parser.add_argument("--rounds", type=int, default=2, help="of a group")
+    parser.add_argument("--label", help="marks a measurement in the results")
+    parser.add_argument("--fp8", action="store_true", help="ours")
+    parser.add_argument("--parallel", choices=("none", "ddp"), default="none", help="ours")
     parser.add_argument("--base", type=Path)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="llama-3.1-8b")
     parser.add_argument("--tokenizer", type=Path)
@@ -190,12 +249,14 @@ def main() -> None:
         return prepare(arguments)
     if arguments.what == "table":
         return table(arguments.work)
+    if arguments.what == "group":
+        return group(arguments)
     result = ours(arguments) if arguments.what == "ours" else peer(arguments)
     cap = f", {arguments.memory:g} GiB" if arguments.memory else ""
     result["setting"] = (
-        f"{arguments.base.name}, {arguments.quantize}, {arguments.kind} rows, {arguments.targets} linears, "
-        f"dropout {arguments.dropout:g}{cap}"
+        f"{arguments.base.name}, {arguments.quantize}, {arguments.kind} rows, {arguments.targets} linears{cap}"
     )
+    result["label"] = arguments.label
     print("RESULT", json.dumps(result), flush=True)
     with (arguments.work / "results.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")

@@ -79,6 +79,8 @@ class Log:
         seconds, speed = self._speed(line)
         timing = {"step": line["step"], "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)}
         timing |= {"memory_gib": round(peak_memory(self._device) / GIB, 3), "time": time.time()}
+        if self._device.type == "cuda":  # without what the allocator holds in reserve
+            timing["allocated_gib"] = round(torch.cuda.max_memory_allocated(self._device) / GIB, 3)
         _write(self._timing, timing)
         whole = {**line, **timing}
         if self._board is not None:
