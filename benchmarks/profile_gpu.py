@@ -51,7 +51,7 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
         model=Model(base=arguments.base, quantize=arguments.quantize),
         data=Data(train="unused"),
         tune=Tune(dropout=arguments.dropout),
-        train=Train(),
+        train=Train(fp8=arguments.fp8),
     )
 
 
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--away", action="store_true", help="embedding and head in host memory")
     parser.add_argument("--quantize", choices=("none", "nf4", "int8"), default="nf4")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--also", action="append", default=[])
@@ -156,6 +157,7 @@ def main() -> None:
             f"{own.engine} {own.rows} dropout {own.dropout} images {own.images} recompute {own.recompute}"
             f"{' away' if own.away else ''}"
         )
+        own.label += " fp8" * own.fp8
         torch.manual_seed(0)
         for adapter in adapters(model):
             adapter.B.data.normal_(0, 0.02)

@@ -1,4 +1,4 @@
-"""fp8 steps of the fused engine: near to the exact ones, equal at every level of memory, proved; and mutants of them."""
+"""fp8 steps of the fused engine: near to the exact ones, equal at every level of memory, proved; and their mutants."""
 
 from __future__ import annotations
 
