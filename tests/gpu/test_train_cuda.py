@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -95,3 +97,54 @@ def test_a_card_that_is_too_small(prepared: Prepared) -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert caught.value.exit_code == 2
+
+
+_TAKES_ALL = """
+import torch
+held, size = [], 1 << 32
+while size >= 1 << 20:
+    try:
+        held.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+    except torch.OutOfMemoryError:
+        size //= 2
+print("full", flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("gives_back", [False, True])
+def test_another_process_takes_the_memory(gives_back: bool, prepared: Prepared) -> None:
+    """The probe has taken what the largest micro-batch needs, so a run goes on; where its allocator had given memory
+    back, it ends with a message and its checkpoint, and goes on exactly once the other process has gone."""
+    sections = {"train": {"deterministic": True}}
+    recipe, whole = prepared(f"alone-{gives_back}", **sections)
+    train(recipe, whole)
+    other, run = prepared(f"beside-{gives_back}", **sections)
+    write, foreign = Log.metrics, list[subprocess.Popen[str]]()
+
+    def and_crowd(self: Log, line: Any) -> float:
+        if line["step"] == 15:
+            if gives_back:
+                torch.cuda.empty_cache()
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            foreign.append(subprocess.Popen([sys.executable, "-c", _TAKES_ALL], **pipes))  # type: ignore[call-overload]
+            assert foreign[0].stdout is not None and foreign[0].stdout.readline() == "full\n"
+        return write(self, line)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Log, "metrics", and_crowd)
+            if gives_back:
+                with pytest.raises(OutOfRoom, match="out of memory") as caught:
+                    train(other, run)
+                assert caught.value.exit_code == 75 and "step 16" in str(caught.value)
+                assert "step-00000015" in {path.name for path in run.checkpoints.iterdir()}
+            else:
+                train(other, run)
+        assert foreign and foreign[0].poll() is None  # it was there to the end
+    finally:
+        for process in foreign:
+            process.communicate("\n", timeout=60)
+    train(other, run)
+    assert metrics(run.path) == metrics(whole.path)
+    assert adapter_sha256(run.path) == adapter_sha256(whole.path)
