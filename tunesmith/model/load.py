@@ -1,7 +1,8 @@
 """From a folder of safetensors to a transformers model with frozen weights, tensor by tensor.
 
 The model is built on the meta device and filled as its tensors are read, each quantised on its way where the recipe
-says so: the peak is the model as it will lie there plus one tensor. Nothing is guessed: a missing, left over or
+says so: the peak is the model as it will lie there plus one tensor, on CUDA plus those that are read ahead (256 MiB, or
+a single larger one). Nothing is guessed: a missing, left over or
 misshapen tensor is an error, and so is a kind of model whose tensors would have to be converted.
 """
 
@@ -113,41 +114,12 @@ def _fill(
     }
     in_layers = set(linears(model)) if how != "none" else set()
     frozen: dict[str, FrozenWeight] = {}
-    left_over = []
-    tied = _tied(model)
-    with console.progress("load", total=len(tensors), unit="tensors") as bar:
-        for key in tensors:
-            bar.update()
-            if COMPUTED.search(key) or (packed and COMPANION.search(key)):
-                continue
+    names, left_over = dict[str, str](), []  # stored key → name in the model
+    for key in tensors:
+        if not (COMPUTED.search(key) or (packed and COMPANION.search(key))):
             name = name_in(model, key, wanted)
-            if name is None:
-                left_over.append(key)
-                continue
-            owner, _, leaf = name.rpartition(".")
-            if packed and f"{key}.absmax" in tensors:
-                frozen[owner] = _of_shape(Nf4.stored(key, tensors.companions(key)), wanted[name], key).to(
-                    device
-                )
-                continue
-            tensor = tensors.read(key)
-            if tensor.shape != wanted[name].shape:
-                raise ModelError(
-                    f"{key} is {list(tensor.shape)}, but config.json makes it {list(wanted[name].shape)}",
-                    where=str(tensors.folder),
-                    fix="the folder mixes two models: download it again",
-                )
-            if name in tied and tied[name] in tensors and not torch.equal(tensor, tensors.read(tied[name])):
-                raise ModelError(
-                    f"{key} differs from {tied[name]}, although config.json ties them",
-                    where=str(tensors.folder),
-                    fix="set tie_word_embeddings to false in config.json",
-                )
-            tensor = tensor.to(device).to(dtype) if tensor.is_floating_point() else tensor.to(device)
-            if leaf == "weight" and owner in in_layers:
-                frozen[owner] = quantized(tensor, how)
-            else:
-                _put(model.get_submodule(owner), leaf, tensor)
+            names |= {} if name is None else {key: name}
+            left_over += [key] if name is None else []
     if left_over:
         raise ModelError(
             f"{type(model).__name__} has no place for {left_over[0]} ({len(left_over)} such)",
@@ -155,6 +127,36 @@ def _fill(
             fix="models whose tensors transformers converts on loading are not supported; "
             "save it once with save_pretrained in the layout of its class",
         )
+    tied = _tied(model)
+    in_nf4, whole = list[str](), list[str]()
+    for key in names:
+        (in_nf4 if packed and f"{key}.absmax" in tensors else whole).append(key)
+    for key in whole:
+        _require_shape(tensors.about(key)[1], wanted[names[key]], key, tensors)
+    with console.progress("load", total=len(names), unit="tensors") as bar:
+        for key in in_nf4:
+            stored = Nf4.stored(key, tensors.companions(key))
+            _require_shape(stored.shape, wanted[names[key]], key, tensors)
+            frozen[names[key].rpartition(".")[0]] = stored.to(device)
+            bar.update()
+        read = tensors.read_all(whole, device)
+        for key in whole:
+            name, tensor = names[key], next(read)  # not by zip, which would hold the tensor before
+            owner, _, leaf = name.rpartition(".")
+            if name in tied and tied[name] in tensors and not _equal(tensor, tensors.read(tied[name])):
+                raise ModelError(
+                    f"{key} differs from {tied[name]}, although config.json ties them",
+                    where=str(tensors.folder),
+                    fix="set tie_word_embeddings to false in config.json",
+                )
+            if tensor.is_floating_point():
+                tensor = tensor.to(dtype)
+            if leaf == "weight" and owner in in_layers:
+                frozen[owner] = quantized(tensor, how)
+            else:
+                _put(model.get_submodule(owner), leaf, tensor)
+            del tensor  # or it would lie beside the next one
+            bar.update()
     return frozen
 
 
@@ -177,10 +179,17 @@ def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name in stored}
 
 
-def _of_shape(weight: Nf4, wanted: Tensor, key: str) -> Nf4:
-    if weight.shape != tuple(wanted.shape):
-        raise ModelError(f"{key} is {list(weight.shape)}, but config.json makes it {list(wanted.shape)}")
-    return weight
+def _require_shape(found: tuple[int, ...], wanted: Tensor, key: str, tensors: StoredTensors) -> None:
+    if found != tuple(wanted.shape):
+        raise ModelError(
+            f"{key} is {list(found)}, but config.json makes it {list(wanted.shape)}",
+            where=str(tensors.folder),
+            fix="the folder mixes two models: download it again",
+        )
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    return torch.equal(tensor, other.to(tensor.device))
 
 
 def _put(module: nn.Module, leaf: str, tensor: Tensor) -> None:

@@ -1,18 +1,21 @@
-"""The tensors of a base's safetensors files, read one at a time, by name."""
+"""The tensors of a base's safetensors files by name: one at a time, or one after another onto a device."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunesmith.base import Base
 from tunesmith.errors import ModelError
+from tunesmith.model.shards import TYPES
+from tunesmith.model.stream import Place, stream
 
 # buffers that old checkpoints carry although every model computes them
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
@@ -26,6 +29,7 @@ class StoredTensors:
     def __init__(self, base: Base) -> None:
         self.folder = base.folder
         self._file_of: dict[str, Any] = {}
+        self._path_of: dict[str, Path] = {}
         index = base.folder / "model.safetensors.index.json"
         listed: dict[str, str] | None = None
         if index.is_file():
@@ -41,7 +45,7 @@ class StoredTensors:
                         fix="remove one of them",
                     )
                 if listed is None or listed.get(key) == name:
-                    self._file_of[key] = file
+                    self._file_of[key], self._path_of[key] = file, base.folder / name
         lacking = sorted(set(listed or ()) - set(self._file_of))
         if lacking:
             raise ModelError(
@@ -75,6 +79,26 @@ class StoredTensors:
         tensor: Tensor = self._file_of[name].get_tensor(name)
         return tensor
 
+    def read_all(self, names: Sequence[str], device: torch.device) -> Iterator[Tensor]:
+        """The tensors `names` in this order, on `device`: on CUDA read ahead (stream.py), elsewhere one by one."""
+        places = self._places(names) if device.type == "cuda" else None
+        return (self.read(name).to(device) for name in names) if places is None else stream(places, device)
+
+    def _places(self, names: Sequence[str]) -> list[Place] | None:
+        """Where they lie in their files; None where one is of a type that is not known here."""
+        headers = {path: _header(path) for path in {self._path_of[name] for name in names}}
+        places = []
+        for name in names:
+            path = self._path_of[name]
+            begin, entries = headers[path]
+            dtype = TYPES.get(entries[name]["dtype"])
+            if dtype is None:
+                return None
+            places.append(
+                Place(path, begin + entries[name]["data_offsets"][0], dtype, tuple(entries[name]["shape"]))
+            )
+        return places
+
     def about(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Type (as safetensors names it) and shape, without reading the tensor."""
         part = self._file_of[name].get_slice(name)
@@ -83,3 +107,10 @@ class StoredTensors:
     def companions(self, name: str) -> dict[str, Tensor]:
         """`name` and what bitsandbytes stored beside it."""
         return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin, and type, shape and offsets from there by name. It has been opened before."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return 8 + length, json.loads(file.read(length))
