@@ -101,6 +101,8 @@ def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> torch.Tens
         f"{batch.tokens / whole:.0f} tokens/s, peak {peak:.2f} GiB allocated, loss {loss:.5f}",
         flush=True,
     )
+    if isinstance(engine, FusedEngine):
+        print(f"  apart from autograd: hidden {engine.hidden_apart:.3g}, gradient {engine.gradient_apart:.3g}")
     if arguments.table:
         table(step)
     step()
