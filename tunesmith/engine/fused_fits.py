@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -48,9 +50,10 @@ def why_no_fp8(model: PreTrainedModel) -> str | None:
                 f"the card has compute capability {found[0]}.{found[1]}; fp8 begins with {CARD[0]}.{CARD[1]}"
             )
     for name in linears(model):
-        weight, name = model.get_submodule(name).weight, name.removesuffix(".base")
-        if any(size % SIZES for size in weight.shape):
-            return f"{name} is {weight.shape[1]} -> {weight.shape[0]}; fp8 needs multiples of {SIZES}"
+        linear = cast(nn.Linear, model.get_submodule(name))
+        into, out = linear.in_features, linear.out_features
+        if into % SIZES or out % SIZES:
+            return f"{name.removesuffix('.base')} is {into} -> {out}; fp8 needs multiples of {SIZES}"
     return None
 
 
