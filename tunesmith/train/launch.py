@@ -113,7 +113,7 @@ def _start(run: Run, folder: Path, number: int, size: int, port: int) -> _Rank:
     command += [str(one) for one in (number, size, port)]
     log = run.path / f"log.rank{number}.txt" if number else None
     with ExitStack() as stack:
-        out = stack.enter_context(log.open("ab")) if log else None
+        out = stack.enter_context(log.open("wb")) if log else None
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out, process_group=0
         )

@@ -13,7 +13,7 @@ from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.protocol import Engine
-from tunesmith.errors import OutOfRoom, RunChanged, Stopped
+from tunesmith.errors import OutOfRoom, RunChanged, SetupError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
@@ -102,6 +102,10 @@ def _train(
         console.warn(
             f"train.warmup: {schedule.warmup} steps of warm-up, but only {order.steps} steps in all: "
             "the learning rate never falls"
+        )
+    if ranks.told(type(engine)) is not type(engine):
+        raise SetupError(
+            f"rank {ranks.rank} can't use the engine that rank 0 uses", fix="set train.engine: reference"
         )
     ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
     plan, same_plan = ranks.told(
