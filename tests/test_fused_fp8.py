@@ -86,15 +86,14 @@ def test_products_are_those_of_the_numbers() -> None:
     """Of the 8-bit numbers, exactly; and so near to the true ones as their rounding is."""
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(n, 64, generator=generator).bfloat16() for n in (5, 48))
-    bias = torch.randn(48, generator=generator).bfloat16()
     w[3] *= 50  # a channel of its own size
     copies = Fp8Weights(w, _kernels())
     whole = torch.empty(5, 64, dtype=torch.bfloat16)
-    y = copies.forward(x, bias, whole[:, :48])
+    y = copies.forward(x, whole[:, :48])
     (x8, sx), (w8, sw) = quantise_rows(x), copies.forward_copy
-    told = (x8.double() * sx) @ (w8.double() * sw).t() + bias.double()
+    told = (x8.double() * sx) @ (w8.double() * sw).t()
     assert y.data_ptr() == whole.data_ptr() and ((y - told).abs() <= told.abs() / 200 + 1e-3).all()
-    true = x.double() @ w.double().t() + bias.double()
+    true = x.double() @ w.double().t()
     assert (y - true).norm() < 0.05 * true.norm()
     d = torch.randn(5, 48, generator=generator).bfloat16()
     d[1] *= 1e-6  # a token of its own size
@@ -105,7 +104,7 @@ def test_products_are_those_of_the_numbers() -> None:
 def test_torch_s_own_product_is_ours() -> None:
     """What a card computes has the meaning of what a CPU computes here."""
     x, w = quantise_rows(torch.randn(64, 128)), quantise_rows(torch.randn(32, 128))
-    told = product(x, w, None, torch.empty(64, 32, dtype=torch.bfloat16))
+    told = product(x, w, torch.empty(64, 32, dtype=torch.bfloat16))
     found = torch._scaled_mm(x[0], w[0].t(), x[1], w[1].t(), out_dtype=torch.bfloat16)
     assert (found.float() - told.float()).norm() < 4e-3 * told.float().norm()
 
@@ -269,7 +268,7 @@ def _one_scale_for_all_tokens(trainer: FusedEngine) -> None:
         def input_gradient(self, d_TN: Tensor) -> Tensor:
             small, scales = kernels.quantise_rows(d_TN)
             out = d_TN.new_empty(len(d_TN), self.backward_copy[0].shape[0])
-            return product((small, torch.full_like(scales, 1e-3)), self.backward_copy, None, out)
+            return product((small, torch.full_like(scales, 1e-3)), self.backward_copy, out)
 
     for group in range(4):
         for copies in _copies(trainer, group):
@@ -329,6 +328,6 @@ def test_a_run_in_fp8_is_proved(made: tuple[Recipe, Run, Rows], tmp_path: Path) 
             train(*other)
 
 
-def _of_nobody(x: Any, w: Any, bias: Tensor | None, out: Tensor) -> Tensor:
+def _of_nobody(x: Any, w: Any, out: Tensor) -> Tensor:
     """Without the weights' scales."""
-    return product(x, (w[0], torch.full_like(w[1], 1e-3)), bias, out)
+    return product(x, (w[0], torch.full_like(w[1], 1e-3)), out)

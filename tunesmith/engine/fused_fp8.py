@@ -28,34 +28,27 @@ class Fp8Weights:
         self.forward_copy = kernels.quantise_rows(weight_NK)
         self.backward_copy = kernels.quantise_rows(weight_NK.t().contiguous())
 
-    def forward(self, x_TK: Tensor, bias_N: Tensor | None, out_TN: Tensor) -> Tensor:
-        """out = x Wᵀ + bias."""
-        return self._product(x_TK, self.forward_copy, bias_N, out_TN)
+    def forward(self, x_TK: Tensor, out_TN: Tensor) -> Tensor:
+        """out = x Wᵀ."""
+        return product(self._kernels.quantise_rows(x_TK), self.forward_copy, out_TN)
 
     def input_gradient(self, d_TN: Tensor) -> Tensor:
         """dx [T, K] = dy W."""
-        out_TK = torch.empty(len(d_TN), self.backward_copy[0].shape[0], dtype=d_TN.dtype, device=d_TN.device)
-        return self._product(d_TN, self.backward_copy, None, out_TK)
-
-    def _product(self, x: Tensor, copy: tuple[Tensor, Tensor], bias: Tensor | None, out: Tensor) -> Tensor:
-        return product(self._kernels.quantise_rows(x), copy, bias, out)
+        out_TK = d_TN.new_empty(len(d_TN), len(self.backward_copy[0]))
+        return product(self._kernels.quantise_rows(d_TN), self.backward_copy, out_TK)
 
 
-def product(
-    x: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor], bias_N: Tensor | None, out_TN: Tensor
-) -> Tensor:
-    """out = (x8 · w8ᵀ) · scales (+ bias), rounded once; x8 [T, K] and w8 [N, K] with a scale a row each."""
+def product(x: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor], out_TN: Tensor) -> Tensor:
+    """out = (x8 · w8ᵀ) · scales, rounded once; x8 [T, K] and w8 [N, K] with a scale a row each."""
     (x8_TK, x_T1), (w8_NK, w_N1) = x, w
     if not x8_TK.is_cuda:
-        y_TN = (x8_TK.float() @ w8_NK.float().t()) * x_T1 * w_N1.t()
-        return out_TN.copy_(y_TN if bias_N is None else y_TN + bias_N)
-    into = out_TN if out_TN.is_contiguous() or _keeps_strides(x8_TK.device) else torch.empty_like(
-        out_TN, memory_format=torch.contiguous_format
-    )  # fmt: skip
+        return out_TN.copy_((x8_TK.float() @ w8_NK.float().t()) * x_T1 * w_N1.t())
+    strided = not out_TN.is_contiguous() and not _keeps_strides(x8_TK.device)
+    into = out_TN.new_empty(out_TN.shape) if strided else out_TN
     torch._scaled_mm(
-        x8_TK, w8_NK.t(), x_T1, w_N1.t(), bias=bias_N, out_dtype=out_TN.dtype, use_fast_accum=True, out=into
-    )
-    return out_TN if into is out_TN else out_TN.copy_(into)
+        x8_TK, w8_NK.t(), x_T1, w_N1.t(), out_dtype=out_TN.dtype, use_fast_accum=True, out=into
+    )  # fmt: skip
+    return out_TN.copy_(into) if strided else out_TN
 
 
 @cache

@@ -149,7 +149,9 @@ class Projection:
 
     def _forward_fp8(self, x_TK: Tensor, stream: Stream, y_TN: Tensor) -> tuple[Tensor, Tensor | None]:
         assert self._fp8 is not None
-        self._fp8.forward(x_TK, self.bias, y_TN)
+        self._fp8.forward(x_TK, y_TN)
+        if self.bias is not None:
+            y_TN += self.bias
         if not self.active:
             return y_TN, None
         z_TR = self.down(x_TK, stream)
