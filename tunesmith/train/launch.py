@@ -25,7 +25,6 @@ from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import dump_recipe
 from tunesmith.run import Run
-from tunesmith.train import train as stage
 from tunesmith.train.signals import StopRequest
 
 COUNT = "TUNESMITH_RANKS"  # how many processes, where it is not one for each visible GPU
@@ -43,6 +42,10 @@ def train(recipe: Recipe, run: Run) -> None:
         return _together(recipe, run, ranks)
     if recipe.train.parallel == "ddp":
         console.note("train.parallel: ddp: there is one device here, so it trains alone")
+    from tunesmith.train import (
+        train as stage,
+    )  # here: several seconds that starting the others need not wait for
+
     return stage.train(recipe, run)
 
 
