@@ -38,11 +38,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("piece", [1, 7, 4096, 1 << 24])
+@pytest.mark.parametrize("piece", [13, 4096, 1 << 24])
 @pytest.mark.parametrize("ahead", [0, 5000, 1 << 28])
 def test_the_bytes_are_those_of_the_files(folder: Path, piece: int, ahead: int) -> None:
     tensors = StoredTensors(base_of(folder))
-    names = [name for name in tensors if piece > 1 or tensors.read(name).numel() < 5000]
+    names = [name for name in tensors if piece > 100 or tensors.read(name).numel() < 5000]
     places = tensors._places(names)
     assert places is not None and len(names) > 5
     whole = {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
@@ -78,11 +78,13 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.made: list[tuple[weakref.ref[torch.Tensor], int]] = []
+        self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.empty.memory_format:
             self.made.append((weakref.ref(out), out.nbytes))
+            self.peak = max(self.peak, self.alive)
         return out
 
     @property
@@ -90,22 +92,18 @@ class Watch(TorchDispatchMode):
         return sum(size for one, size in self.made if one() is not None)
 
 
-@pytest.mark.parametrize(("ahead", "most"), [(0, 0), (3000, 3000), (10_000, 10_000)])
-def test_no_more_than_the_bound_lies_ahead(tmp_path: Path, ahead: int, most: int) -> None:
-    save_file({f"{i:02}": torch.full((1000,), i, dtype=torch.uint8) for i in range(40)}, tmp_path / "x")
-    (tmp_path / "x").rename(tmp_path / "x.safetensors")
-    (tmp_path / "config.json").write_text("{}")
-    tensors = StoredTensors(base_of(tmp_path))
-    places = tensors._places(list(tensors))
-    assert places is not None
-    peak, watch = 0, Watch()
+@pytest.mark.parametrize("ahead", [0, 3000, 10_000])
+def test_no_more_than_the_bound_lies_ahead(tmp_path: Path, ahead: int) -> None:
+    path, size = tmp_path / "raw", 1000
+    path.write_bytes(bytes(range(40)) * size)
+    places = [Place(path, i * size, torch.uint8, (size,)) for i in range(40)]
+    held, watch = 0, Watch()
     with watch:
-        for i, tensor in enumerate(stream(places, CPU, ahead=ahead)):
-            assert bool((tensor == i).all())
-            peak = max(peak, watch.alive - 1000)  # without the one in hand
+        for tensor in stream(places, CPU, ahead=ahead):
+            held = max(held, watch.alive - size)  # without the one in hand
             del tensor
-    assert len(watch.made) >= 40 and peak <= max(most, 1000)
-    assert peak >= most - 2000  # and it does read ahead
+    assert len(watch.made) >= 40  # buffers are made in other threads
+    assert watch.peak == max(ahead, size) and held == max(ahead - size, 0)
 
 
 def test_a_tensor_larger_than_the_bound_comes_alone(tmp_path: Path) -> None:
