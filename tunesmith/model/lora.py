@@ -63,10 +63,13 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """A uniform in ±1/√in (Kaiming with a = √5, as PEFT), B zero: a function of seed and name alone."""
-        numbers = mix(mix(named(self.name) ^ mix(torch.tensor(seed))) + torch.arange(self.A.numel()))
+        """A uniform in ±1/√in (Kaiming with a = √5, as PEFT), B zero: a function of seed and name alone, bit by bit."""
+        places, device = torch.arange(self.A.numel(), device=self.A.device), self.A.device
+        numbers = mix(mix(named(self.name) ^ mix(torch.tensor(seed))) + places)
         uniform = (numbers >> 40 & (1 << 24) - 1).to(torch.float64) * 2.0**-23 - 1
-        self.A.copy_((uniform / math.sqrt(self.in_features)).view_as(self.A))
+        # by a tensor: CUDA divides by a plain number by multiplying with its rounded reciprocal
+        root = torch.tensor(math.sqrt(self.in_features), dtype=torch.float64, device=device)
+        self.A.copy_((uniform / root).view_as(self.A))
         self.B.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
