@@ -83,7 +83,7 @@ def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _nccl() -> str:
     """Another version may add in another order."""
-    return ".".join(str(part) for part in torch.cuda.nccl.version())
+    return ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
 
 
 def _cores() -> int:

@@ -42,11 +42,10 @@ def train(recipe: Recipe, run: Run) -> None:
         return _together(recipe, run, ranks)
     if recipe.train.parallel == "ddp":
         console.note("train.parallel: ddp: there is one device here, so it trains alone")
-    from tunesmith.train import (
-        train as stage,
-    )  # here: several seconds that starting the others need not wait for
+    # not at the top: it takes several seconds, which starting the ranks need not wait for
+    from tunesmith.train.train import train as here
 
-    return stage.train(recipe, run)
+    return here(recipe, run)
 
 
 def count() -> int:
@@ -88,7 +87,9 @@ def _together(recipe: Recipe, run: Run, size: int) -> None:
         raise SetupError(
             "this torch has no torch.distributed", where="train.parallel", fix="set train.parallel: none"
         )
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch names it without exporting it
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
     console.note(
         f"train.parallel: ddp: {size} ranks, one {'GPU' if torch.cuda.is_available() else 'CPU'} each"
     )

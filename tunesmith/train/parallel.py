@@ -83,7 +83,7 @@ class Ranks:
         for tensor in tensors:
             whole = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             total += whole.numel()
-            for own in whole.split(_CHUNK):
+            for own in torch.split(whole, _CHUNK):
                 theirs = own.clone() if self.first else torch.empty_like(own)
                 dist.broadcast(theirs, src=0)
                 differing += int((theirs != own).sum())
@@ -102,7 +102,9 @@ def join(rank: int, size: int, port: int, device: torch.device) -> Ranks:
     own = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
     if own:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", own.pop())
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_PATIENCE)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch names it without exporting it
+        "127.0.0.1", port, is_master=False, timeout=_PATIENCE
+    )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     return Ranks(rank, size)

@@ -20,7 +20,7 @@ from tunesmith.train import scaling
 from tunesmith.train.faults import not_finite
 from tunesmith.train.optimizer import Optimizer, clip
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import Ranks, shares
+from tunesmith.train.parallel import ALONE, Ranks, shares
 from tunesmith.train.schedule import Schedule
 from tunesmith.train.state import State
 
@@ -40,8 +40,8 @@ class Stepper:
         clip: float | None,
         state: State,
         scaled: bool,
-        ranks: Ranks,
         last_good: Callable[[], int | None],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.engine, self.plan, self.rows, self.order = engine, plan, rows, order
         self.schedule, self.optimizer, self.clip, self.state = schedule, optimizer, clip, state

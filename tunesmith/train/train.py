@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.protocol import Engine
+from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.errors import OutOfRoom, RunChanged, SetupError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -108,9 +108,8 @@ def _train(
             f"rank {ranks.rank} can't use the engine that rank 0 uses", fix="set train.engine: reference"
         )
     ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
-    plan, same_plan = ranks.told(
-        stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else (None, None)
-    )
+    made = stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else None
+    plan, same_plan = cast(tuple[MicroBatchPlan, bool], ranks.told(made))
     engine.use(plan)
     console.note(f"plan: {plan.note}")
     optimizer = Optimizer(settings.optimizer, engine.parameters, weight_decay=settings.weight_decay)
@@ -198,9 +197,8 @@ def _prove_start(recipe: Recipe, run: Run, engine: Engine, rows: Rows, order: Or
     dtype: torch.dtype = getattr(torch, recipe.model.dtype)
     numbers = proofs.sample(rows, order.numbers(1).tolist())
     if isinstance(engine, FusedEngine) and engine.fp8:
-        more = proofs.sample(rows, range(len(rows)), 16)
-        run.prove(proofs.fp8_matches_bf16(engine, rows, more))
-        run.prove(proofs.fp8_gradient(engine, rows, more))
+        run.prove(proofs.fp8_products(engine))
+        run.prove(proofs.fp8_matches_bf16(engine, rows, proofs.sample(rows, range(len(rows)), 16)))
     if len(numbers) > 1:
         run.prove(proofs.packed_equals_unpacked(engine, rows, numbers, dtype))
         run.prove(proofs.accumulation_is_exact(engine, rows, numbers, dtype))

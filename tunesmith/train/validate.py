@@ -34,8 +34,8 @@ def validation_loss(
             nll_R, learned_R = engine.row_losses(pack(rows, numbers, step=0))
             found[0, numbers], found[1, numbers] = nll_R, learned_R.double()
     ranks.add(found)  # each row has one rank that knows it: nothing is rounded
-    losses, learned = found.tolist()
-    return math.fsum(losses) / max(sum(learned), 1)  # fsum is exact: the order of the batches can't show
+    losses, learned = found[0].tolist(), int(found[1].sum())
+    return math.fsum(losses) / max(learned, 1)  # fsum is exact: the order of the batches can't show
 
 
 def batches(lengths: NDArray[np.int64], plan: MicroBatchPlan) -> Iterator[list[int]]:
