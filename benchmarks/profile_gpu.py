@@ -27,7 +27,7 @@ from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.model.lora import adapters
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
 from tunesmith.train.build import build_model
-from tunesmith.train.environment import choose_device
+from tunesmith.train.environment import choose_device, set_up
 
 
 def rows(kind: str, vocabulary: int, length: int) -> PackedBatch:
@@ -98,7 +98,7 @@ def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> torch.Tens
     print(
         f"RESULT {arguments.label}: {batch.tokens} tokens ({batch.learned_tokens} learned), {whole * 1e3:.1f} ms "
         f"({min(wholes) * 1e3:.1f} to {max(wholes) * 1e3:.1f}), host {host * 1e3:.1f} ms, "
-        f"{batch.tokens / whole:.0f} tokens/s, peak {peak:.2f} GiB allocated, loss {loss:.5f}",
+        f"{batch.tokens / whole:.0f} tokens/s, peak {peak:.2f} GiB allocated, loss {loss:.7f}",
         flush=True,
     )
     if isinstance(engine, FusedEngine):
@@ -147,7 +147,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--also", action="append", default=[])
+    parser.add_argument("--deterministic", action="store_true", help="sums in one order")
     arguments = parser.parse_args()
+    set_up(deterministic=arguments.deterministic, threads=None)
     wanted = recipe(arguments)
     model = build_model(wanted, resolve(wanted.model), choose_device())
     told = None
@@ -174,7 +176,8 @@ def main() -> None:
         key = (own.rows, own.dropout)
         if told is not None and told[0] == key:
             cosine = torch.cosine_similarity(found.double(), told[1].double(), dim=0).item()
-            print(f"  cosine to the gradient before: {cosine:.6f}")
+            equal = torch.equal(found, told[1])
+            print(f"  cosine to the gradient before: {cosine:.6f}{', equal bits' if equal else ''}")
         told = (key, found)
 
 
