@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.protocol import Engine, MicroBatchPlan
+from tunesmith.engine.protocol import Engine
 from tunesmith.errors import OutOfRoom, RunChanged, SetupError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -108,8 +108,9 @@ def _train(
             f"rank {ranks.rank} can't use the engine that rank 0 uses", fix="set train.engine: reference"
         )
     ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
-    made = stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else None
-    plan, same_plan = cast(tuple[MicroBatchPlan, bool], ranks.told(made))
+    plan, same_plan = ranks.told(
+        stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else (None, None)
+    )
     engine.use(plan)
     console.note(f"plan: {plan.note}")
     optimizer = Optimizer(settings.optimizer, engine.parameters, weight_decay=settings.weight_decay)
