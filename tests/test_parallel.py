@@ -21,10 +21,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_project import _train, adapter_sha256, make_project, metrics, prepare_run
 
-from tunesmith.errors import ProofFailed, SetupError
+from tunesmith.errors import NotFinite, ProofFailed, SetupError
 from tunesmith.recipe import Recipe
+from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train import launch
+from tunesmith.train.order import Order
 from tunesmith.train.parallel import Ranks, shares
 from tunesmith.train.train import train
 
@@ -150,6 +152,26 @@ def _one_bit(rank: int, size: int) -> None:
     Optimizer.step = wrong  # type: ignore[method-assign]
 
 
+def _nan_on_rank_1(rank: int, size: int) -> None:
+    """Not a fault of ours: the loss of rank 1's second micro-batch of step 4 is not a number."""
+    from tunesmith.engine.reference import ReferenceEngine
+
+    step, seen = ReferenceEngine.step, []
+
+    def spoilt(self: ReferenceEngine, batch: Any, scale: float) -> Any:
+        sums = step(self, batch, scale)
+        seen.extend([batch] if rank == 1 and batch.step == 4 else [])
+        return sums._replace(loss=sums.loss * float("nan")) if len(seen) == 2 else sums
+
+    ReferenceEngine.step = spoilt  # type: ignore[method-assign]
+
+
+def _large_scale(rank: int, size: int) -> None:
+    from tunesmith.train import scaling
+
+    scaling.FIRST = 2.0**34
+
+
 MUTANTS: dict[str, Callable[[int, int], None]] = {
     "mean of means": _mean_of_means,
     "averaged": _averaged,
@@ -157,6 +179,8 @@ MUTANTS: dict[str, Callable[[int, int], None]] = {
     "twice": _twice,
     "not summed": _not_summed,
     "one bit": _one_bit,
+    "nan on rank 1": _nan_on_rank_1,
+    "large scale": _large_scale,
 }
 
 
@@ -171,7 +195,6 @@ def distance(run: Run, other: Run) -> float:
         assert (ours["tokens"], ours["learned_tokens"]) == (theirs["tokens"], theirs["learned_tokens"])
         figures = [key for key in ("loss", "validation_loss", "gradient_norm") if theirs[key] is not None]
         found += [abs(ours[key] / theirs[key] - 1) for key in figures]
-    print("difference", found[-3:])
     weights = [load_file(one.checkpoints / "step-00000006" / "weights.safetensors") for one in (run, other)]
     flat = [torch.cat([tensor.flatten().double() for _, tensor in sorted(one.items())]) for one in weights]
     return max(*found, float((flat[0] - flat[1]).norm() / flat[1].norm()))
@@ -240,6 +263,29 @@ def test_ranks_that_drift_apart_are_found_at_the_next_checkpoint(mutant: str, pr
     first = together(recipe, run, 2, mutant)[0]
     assert isinstance(first, ProofFailed) and "ranks_agree" in first.what
     assert not list(run.checkpoints.glob("step-*"))
+
+
+def test_a_loss_that_is_not_a_number_is_told_alike_by_all(project: Path) -> None:
+    """Whoever's micro-batch it was: its rows are named, and no other's."""
+    recipe, run = prepared(project, "nan", micro_batch=2)
+    first, second = together(recipe, run, 2, "nan on rank 1")
+    assert isinstance(first, NotFinite) and str(first) == str(second)
+    rows = Rows.open(run.data, "train")
+    order = Order(len(rows), batch=8, seed=recipe.seed, epochs=3, max_steps=6)
+    lengths = rows.lengths[order.numbers(4)].tolist()
+    own = order.numbers(4)[shares(lengths, 2)[1]][2:4]
+    named = ", ".join(f"{rows.example(n).id} ({rows.lengths[n]} tokens)" for n in own)
+    assert "the loss of step 4 is not finite" in str(first) and first.where == f"rows {named}"
+
+
+def test_an_overflow_in_float16_is_one_for_all_ranks(project: Path, alone: Callable[..., Run]) -> None:
+    """A rank that did a step again by itself would wait for the others for ever, and end up with other weights."""
+    recipe, run = prepared(project, "fp16", "float16")
+    assert together(recipe, run, 2, "large scale") == [None, None]
+    saved = json.loads((run.checkpoints / "step-00000006" / "state.json").read_text())
+    assert 1.0 <= saved["loss_scale"] < 2.0**34 and saved["step"] == 6
+    assert [one["passed"] for one in run.proofs() if one["name"] == "ranks_agree"] == [True]
+    assert lines(run)[-1]["loss"] == pytest.approx(lines(alone("float32"))[-1]["loss"], rel=5e-3)
 
 
 def test_the_validation_loss_is_the_same_bits_for_every_number_of_ranks(
