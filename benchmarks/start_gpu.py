@@ -107,6 +107,7 @@ def parts(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     timed("CUDA context", lambda: torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu"))()
+    from tunesmith.engine import fused_warm
     from tunesmith.engine.fused import FusedEngine
     from tunesmith.model import load
     from tunesmith.train import build, proofs
@@ -114,8 +115,20 @@ def parts(arguments: argparse.Namespace) -> dict[str, Any]:
     from tunesmith.train.step import Stepper
 
     watch(run, "claim")
-    watch(stage, "resolve", "_identity", "stored_plan", "Optimizer", "probe", "Log", "_finish")
-    watch(build, "load_model", "add_lora", "FusedEngine")
+    watch(
+        stage,
+        "resolve",
+        "_identity",
+        "build_model",
+        "choose_engine",
+        "stored_plan",
+        "Optimizer",
+        "probe",
+        "Log",
+        "_finish",
+    )
+    watch(build, "load_model", "add_lora")
+    watch(fused_warm, "small_model", "take_steps", "_compile")
     watch(load, "empty_model", "_fill")
     watch(FusedEngine, "_require_equal_layers")
     watch(proofs, "packed_equals_unpacked", "accumulation_is_exact")

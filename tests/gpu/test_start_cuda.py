@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_fused_warm import recipe_for
 from test_load import base_of
 from tiny_models import write_tiny
 from torch import nn
 
+from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_warm import warm_up
+from tunesmith.engine.protocol import pack_sequences
 from tunesmith.model.dropout import Dropout
 from tunesmith.model.load import load_model
-from tunesmith.model.lora import LoraLinear
+from tunesmith.model.lora import LoraLinear, add_lora
 from tunesmith.model.stream import Place, stream
 from tunesmith.model.tensors import StoredTensors
 from tunesmith.model.weights import FrozenLinear
@@ -109,3 +114,29 @@ def test_a_checkpoint_is_the_state_at_its_step_while_the_card_works_on(tmp_path:
         assert len(held) == 451 and all(one.is_pinned() for one in held)
     assert not checkpoints._host
     assert returned < 0.3
+
+
+def test_after_the_warm_up_a_step_compiles_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_tiny(tmp_path)
+    recipe, base = recipe_for(tmp_path, "nf4"), base_of(tmp_path)
+    with warm_up(recipe, base, CUDA):
+        model = load_model(base, dtype="bfloat16", quantize="nf4", device=CUDA)
+    assert "not compiled ahead" not in capfd.readouterr().err
+    compiled = _compiled()
+    assert compiled > 5
+    add_lora(model, recipe.tune, recipe.seed)
+    engine = FusedEngine(model, recipe)
+    for lengths in ((30, 34), (25, 12), (16, 32, 16)):
+        ids = [[*range(1, length + 1)] for length in lengths]
+        engine.step(pack_sequences(ids, [[True] * n for n in lengths], [*range(len(ids))], step=1), scale=1.0)
+    torch.cuda.synchronize()
+    assert _compiled() == compiled
+
+
+def _compiled() -> int:
+    """Kernels of ours that Triton holds for this card, by their specialisations."""
+    from triton.runtime.jit import JITFunction
+
+    rooms = [module for name, module in sys.modules.items() if name.startswith("tunesmith.kernels.")]
+    found = {id(one): one for room in rooms for one in vars(room).values() if isinstance(one, JITFunction)}
+    return sum(len(caches[0]) for one in found.values() for caches in one.device_caches.values())

@@ -47,10 +47,38 @@ def load_model(
     model, packed = empty_model(base, kind, quantize)
     tensors = StoredTensors(base)
     frozen = _fill(model, tensors, kind, quantize, packed, torch.device(device))
+    return _finished(model, frozen, torch.device(device), base)
+
+
+def noise_model(
+    base: Base, *, dtype: torch.dtype, quantize: str, device: torch.device, **config: Any
+) -> PreTrainedModel:
+    """A model of the base's kind and widths with random weights of its own; `config` changes config.json's values.
+
+    No generator but its own is drawn from.
+    """
+    model, _ = empty_model(base, dtype, quantize, **config)
+    in_layers = set(linears(model)) if quantize != "none" else set()
+    generator, frozen = torch.Generator(device).manual_seed(0), {}
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
+        tensor.normal_(1.0 if tensor.ndim == 1 else 0.0, 0.02, generator=generator)
+        if leaf == "weight" and owner in in_layers:
+            frozen[owner] = quantized(tensor, quantize)
+        else:
+            _put(model.get_submodule(owner), leaf, tensor)
+    return _finished(model, frozen, device, base)
+
+
+def _finished(
+    model: PreTrainedModel, frozen: dict[str, FrozenWeight], device: torch.device, base: Base
+) -> PreTrainedModel:
+    """Puts the quantised weights in, shares and computes what is not stored, and freezes the model."""
     for name, weight in frozen.items():
         _swap(model, name, weight)
     model.tie_weights()
-    _rebuild_buffers(model, torch.device(device))
+    _rebuild_buffers(model, device)
     _check_whole(model, base)
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -58,10 +86,17 @@ def load_model(
     return model
 
 
-def empty_model(base: Base, dtype: torch.dtype, quantize: str) -> tuple[PreTrainedModel, bool]:
-    """The base's model on the meta device, and whether its files hold NF4. ModelError for what can't be trained."""
+def empty_model(
+    base: Base, dtype: torch.dtype, quantize: str, **changed: Any
+) -> tuple[PreTrainedModel, bool]:
+    """The base's model on the meta device, and whether its files hold NF4. ModelError for what can't be trained.
+
+    `changed` stands for values of config.json.
+    """
     config = AutoConfig.from_pretrained(base.folder)
     packed = _check_config(config, base, quantize)
+    for key, value in changed.items():
+        setattr(config, key, value)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers' is untyped
             config, attn_implementation=register(), dtype=dtype

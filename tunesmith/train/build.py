@@ -14,6 +14,7 @@ from tunesmith import console
 from tunesmith.base import Base
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_no_fp8, why_not, why_slow
+from tunesmith.engine.fused_warm import warm_up
 from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, RecipeError, SetupError
@@ -28,7 +29,8 @@ def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
     """Loads the base and puts what is trained on it."""
     dtype: torch.dtype = getattr(torch, recipe.model.dtype)
     console.note(f"loading {base.name} ({recipe.model.dtype}, quantize: {recipe.model.quantize}) on {device}")
-    model = load_model(base, dtype=dtype, quantize=recipe.model.quantize, device=device)
+    with warm_up(recipe, base, device):
+        model = load_model(base, dtype=dtype, quantize=recipe.model.quantize, device=device)
     if recipe.tune.method == "full":
         model.requires_grad_(True)
     elif recipe.tune.from_adapter:
