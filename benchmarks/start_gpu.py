@@ -30,7 +30,8 @@ BEGAN = float(os.environ.get("STARTED_AT") or time.time())  # set by whoever sta
 
 def started(way: str, work: Path) -> dict[str, str]:
     """The environment of a measured process: when it began, and kernels compiled for its way alone."""
-    return os.environ | {"STARTED_AT": str(time.time()), "TRITON_CACHE_DIR": str(work / f"triton-{way}")}
+    own = {"STARTED_AT": str(time.time()), "TRITON_CACHE_DIR": str((work / f"triton-{way}").absolute())}
+    return os.environ | own | {"HF_HUB_OFFLINE": "1"}
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class _Reader:
         """Bytes `start` to `start` + piece of the tensor."""
         size = min(self._piece, place.bytes - start)
         buffer = self._buffer()
-        memory, done = memoryview(buffer.numpy())[:size], 0
+        memory, done = buffer.numpy().data[:size], 0
         while done < size:
             count = os.preadv(file, [memory[done:]], place.begin + start + done)
             if count == 0:
