@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--tiny", action="store_true", help="a model for trying this out on a CPU")
     arguments = parser.parse_args()
+    arguments.work = arguments.work.resolve()
     if arguments.what == "prepare":
         if arguments.data is None:
             parser.error("prepare needs --data, the folder with medquad, bc5cdr and cancer_ie")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from tunesmith.engine.fused_memory import LEVELS, FusedShape
 from tunesmith.engine.fused_stream import Stream
 from tunesmith.engine.fused_weights import Projection
 from tunesmith.engine.plan import MicroBatchPlan
-from tunesmith.errors import SetupError
+from tunesmith.errors import RecipeError, SetupError
 from tunesmith.kernels.plain import FP8_LARGEST, quantise_rows
 from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters, linears
 from tunesmith.model.weights import Dense, FrozenLinear, quantized
 from tunesmith.recipe import Recipe
+from tunesmith.recipe_file import load_recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train import build, proofs
@@ -224,6 +226,25 @@ def test_it_is_refused_by_name(
     monkeypatch.setattr(fused_fits, "SIZES", 48)
     with pytest.raises(SetupError, match=r"layers\.0\.self_attn\.q_proj is \d+ -> \d+; fp8 needs multiples"):
         build.choose_engine(found, model)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"model": {"dtype": "float32"}}, "needs model.dtype: bfloat16"),
+        ({"tune": {"method": "full"}}, "only with tune.method: lora"),
+        ({"train": {"engine": "reference"}}, "only with train.engine: fused or auto"),
+    ],
+    ids=str,
+)
+def test_recipes_that_can_t_have_it(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    sections: dict[str, Any] = {"train": {"fp8": True}, "model": {"base": "starter", "dtype": "bfloat16"}}
+    for name, values in change.items():
+        sections[name] = sections.get(name, {}) | values
+    path.write_text(json.dumps({"name": "a", "data": {"train": "starter"}} | sections, indent=1))
+    with pytest.raises(RecipeError, match=rf"line \d+  train\.fp8: {why}"):
+        load_recipe(path)
 
 
 def test_an_old_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
