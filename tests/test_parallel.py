@@ -27,7 +27,7 @@ from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train import launch
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import Ranks, shares
+from tunesmith.train.parallel import PeerLost, Ranks, shares
 from tunesmith.train.train import train
 
 FEW = {"max_steps": 6, "log_every": 1, "evaluate_every": 3, "save_every": 3, "keep": 9}
@@ -166,6 +166,24 @@ def _nan_on_rank_1(rank: int, size: int) -> None:
     ReferenceEngine.step = spoilt  # type: ignore[method-assign]
 
 
+def _hangs(rank: int, size: int) -> None:
+    """Rank 1 says nothing any more from step 4 on."""
+    from datetime import timedelta
+
+    from tunesmith.train import parallel
+    from tunesmith.train.step import Stepper
+
+    parallel._PATIENCE = timedelta(seconds=2)
+    step = Stepper.step
+
+    def hanging(self: Stepper) -> None:
+        if rank and self.state.step == 3:
+            time.sleep(6)
+        step(self)
+
+    Stepper.step = hanging  # type: ignore[method-assign]
+
+
 def _large_scale(rank: int, size: int) -> None:
     from tunesmith.train import scaling
 
@@ -181,6 +199,7 @@ MUTANTS: dict[str, Callable[[int, int], None]] = {
     "one bit": _one_bit,
     "nan on rank 1": _nan_on_rank_1,
     "large scale": _large_scale,
+    "hangs": _hangs,
 }
 
 
@@ -276,6 +295,14 @@ def test_a_loss_that_is_not_a_number_is_told_alike_by_all(project: Path) -> None
     own = order.numbers(4)[shares(lengths, 2)[1]][2:4]
     named = ", ".join(f"{rows.example(n).id} ({rows.lengths[n]} tokens)" for n in own)
     assert "the loss of step 4 is not finite" in str(first) and first.where == f"rows {named}"
+
+
+def test_nobody_waits_for_ever(project: Path) -> None:
+    recipe, run = prepared(project, "hangs")
+    begin = time.monotonic()
+    first = together(recipe, run, 2, "hangs")[0]
+    assert isinstance(first, PeerLost) and first.exit_code == 75 and time.monotonic() - begin < 60
+    assert newest(run.path) == 3
 
 
 def test_an_overflow_in_float16_is_one_for_all_ranks(project: Path, alone: Callable[..., Run]) -> None:

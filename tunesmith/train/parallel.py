@@ -11,7 +11,8 @@ from __future__ import annotations
 import heapq
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -20,10 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tunesmith.errors import Stopped
 from tunesmith.proof import Proof
 
 _PATIENCE = timedelta(minutes=30)  # a large checkpoint on a slow disk keeps rank 0 from a sum for long
-_CHUNK = 1 << 28  # bytes that are compared at a time
+_CHUNK = 1 << 26  # bytes that are compared at a time
 _Any = TypeVar("_Any")
 
 
@@ -43,6 +45,22 @@ def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(one) for one in own]
 
 
+class PeerLost(Stopped):
+    """Another rank has gone, or has said nothing for too long: seldom the first cause of what went wrong."""
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """gloo and NCCL have RuntimeErrors of their own for a rank that has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLost(
+            f"the other ranks have gone, or nothing was heard of them for {_PATIENCE}: {str(error).splitlines()[0]}",
+            fix="the same command goes on from the last checkpoint",
+        ) from error
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among the `size` that train together; by default it is alone, and nothing here waits for anybody."""
@@ -58,15 +76,17 @@ class Ranks:
     def add(self, *tensors: Tensor) -> None:
         """Replaces each tensor by its sum over ranks: the same bits everywhere. The host doesn't wait for a GPU."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
+            with _others():
+                for tensor in tensors:
+                    dist.all_reduce(tensor)
 
     def highest(self, number: int) -> int:
         """The highest of all ranks' numbers."""
         if self.size == 1:
             return number
         found = torch.tensor(number)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        with _others():
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 
     def told(self, value: _Any) -> _Any:
@@ -74,7 +94,8 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _others():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def agree(self, tensors: Iterable[Tensor]) -> Proof:
@@ -84,8 +105,9 @@ class Ranks:
             whole = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             total += whole.numel()
             for own in torch.split(whole, _CHUNK):
-                theirs = own.clone() if self.first else torch.empty_like(own)
-                dist.broadcast(theirs, src=0)
+                theirs = own if self.first else torch.empty_like(own)
+                with _others():
+                    dist.broadcast(theirs, src=0)
                 differing += int((theirs != own).sum())
         count = torch.tensor(differing)
         self.add(count)

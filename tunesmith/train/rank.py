@@ -36,7 +36,8 @@ def main(run: Run, folder: Path, rank: int, size: int, port: int) -> int:
     try:
         work(load_recipe(folder / "recipe.yaml"), run, rank, size, port)
     except TunesmithError as mendable:
-        error, code = mendable, int(not isinstance(mendable, Stopped))
+        error = mendable
+        code = int(not isinstance(mendable, Stopped) or isinstance(mendable, parallel.PeerLost))
     except KeyboardInterrupt:
         error = Stopped("stopped before training went on", fix="the same command goes on")
     except Exception:
