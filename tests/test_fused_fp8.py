@@ -24,6 +24,7 @@ from tunesmith.engine.fused_stream import Stream
 from tunesmith.engine.fused_weights import Projection
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.errors import RecipeError, SetupError
+from tunesmith.evaluate.report import _method
 from tunesmith.kernels.plain import FP8_LARGEST, quantise_rows
 from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters, linears
@@ -245,6 +246,11 @@ def test_recipes_that_can_t_have_it(tmp_path: Path, change: dict[str, Any], why:
     path.write_text(json.dumps({"name": "a", "data": {"train": "starter"}} | sections, indent=1))
     with pytest.raises(RecipeError, match=rf"line \d+  train\.fp8: {why}"):
         load_recipe(path)
+
+
+def test_the_report_says_so() -> None:
+    assert _method(recipe()).endswith("on all linears; trained with fp8 products, which are inexact")
+    assert "fp8" not in _method(recipe(fp8=False))
 
 
 def test_an_old_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,4 +94,5 @@ def _method(recipe: Recipe) -> str:
         return "full fine-tuning"
     where = "all linears" if tune.target_modules == "all" else ", ".join(tune.target_modules)
     kind = {"nf4": "QLoRA (NF4)", "int8": "LoRA on 8-bit weights", "none": "LoRA"}[recipe.model.quantize]
-    return f"{kind} rank {tune.rank}, alpha {tune.alpha:g}, on {where}"
+    inexact = "; trained with fp8 products, which are inexact" if recipe.train.fp8 else ""
+    return f"{kind} rank {tune.rank}, alpha {tune.alpha:g}, on {where}{inexact}"
