@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from tunesmith.errors import NotFinite, OutOfRoom
 from tunesmith.rows import Rows
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.schedule import Schedule
+from tunesmith.train.step import Stepper
 from tunesmith.train.train import train
 
 FP32: dict[str, Any] = {"model": {"dtype": "float32"}}
@@ -143,23 +146,47 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_disk_that_fills_up_in_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, run = prepare_run(make_project(tmp_path, **FP32), tmp_path / "runs")
-    other, whole = prepare_run(make_project(tmp_path, name="whole", **FP32), tmp_path / "runs")
+    each = FP32 | {"train": {"log_every": 1}}
+    recipe, run = prepare_run(make_project(tmp_path, **each), tmp_path / "runs")
+    other, whole = prepare_run(make_project(tmp_path, name="whole", **each), tmp_path / "runs")
     train(other, whole)
     save = Checkpoints.save
 
     def on_a_full_disk(self: Checkpoints, state: Any, tensors: Any, best_step: int | None) -> Any:
         if state["step"] >= 10:  # from here on, so that the thread meets it
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        return save(self, state, tensors, best_step)
+        folder = save(self, state, tensors, best_step)
+        self._join()
+        return folder
 
     with monkeypatch.context() as patch, largest_file(-1):
         patch.setattr(Checkpoints, "save", on_a_full_disk)
         with pytest.raises(OutOfRoom, match="no room on disk for the checkpoint of step 10") as caught:
             train(recipe, run)
     assert caught.value.exit_code == 75 and not list(run.checkpoints.glob(".*"))
+    assert len(metrics(run.path).splitlines()) == 10  # no step is trained that could not be kept
     train(recipe, run)
     assert metrics(run.path) == metrics(whole.path) and adapter_sha256(run.path) == adapter_sha256(whole.path)
+
+
+def test_a_stop_says_nothing_is_saved_where_the_write_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint of a stop is written by the thread, too: leaving waits for it and tells what became of it."""
+    recipe, run = prepare_run(make_project(tmp_path, **FP32), tmp_path / "runs")
+    step = Stepper.step
+
+    def and_a_signal(self: Stepper) -> None:
+        step(self)
+        if self.state.step == 7:  # no checkpoint is due here
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, largest_file(-1):
+        patch.setattr(Stepper, "step", and_a_signal)
+        with pytest.raises(OutOfRoom, match="no room on disk for the checkpoint of step 7") as caught:
+            train(recipe, run)
+    assert caught.value.exit_code == (75 if list(run.checkpoints.glob("step-*")) else 2)
 
 
 def test_a_disk_that_fills_up_while_writing_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
