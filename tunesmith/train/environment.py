@@ -76,7 +76,7 @@ def why_inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     reasons = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
     if now["cuda"] and not now["deterministic"]:
         reasons.append("GPU kernels may add in another order (train.deterministic: true asks for one order)")
-    if now["cuda"] and now["ranks"] > 2:
+    if now["cuda"] and now.get("ranks", 1) > 2:
         reasons.append("NCCL chooses the order in which more than two GPUs' gradients are added")
     return reasons
 
