@@ -25,7 +25,7 @@ from tunesmith.engine.fused_stream import Stream, needed
 from tunesmith.engine.fused_weights import Shared
 from tunesmith.engine.head import summed_loss
 from tunesmith.engine.memory import Budget
-from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, StepSums
+from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, Step, StepSums
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError
 from tunesmith.kernels.chosen import kernels_for
@@ -64,13 +64,15 @@ class FusedEngine(ReferenceEngine):
             self._shared.release()
         self._require_equal_layers()
 
-    def plan(self, lengths: Sequence[int] | NDArray[np.int64]) -> MicroBatchPlan:
-        """See the protocol. A function of recipe, lengths and the card's total memory (or train.memory)."""
+    def plan(
+        self, lengths: Sequence[int] | NDArray[np.int64], steps: Sequence[Step] | None = None
+    ) -> MicroBatchPlan:
+        """See the protocol. A function of recipe, rows and the card's total memory (or train.memory)."""
         total = (
             torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
         )
         shape = FusedShape.of(self.model.config.to_dict(), self.recipe, trained=self.parameters.data.numel())
-        return make_fused_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths])
+        return make_fused_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths], steps)
 
     def use(self, plan: MicroBatchPlan) -> None:
         """Take over which layers recompute what, of which dense images are kept, and where embedding and head lie."""

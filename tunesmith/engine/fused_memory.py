@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from tunesmith.engine.memory import CPU_TOKENS, GIB, Budget, Shape, gib_of, no_room, some_steps
-from tunesmith.engine.plan import MicroBatchPlan
+from tunesmith.engine.memory import CPU_TOKENS, GIB, Budget, Shape, gib_of, most_of, no_room, some_steps
+from tunesmith.engine.plan import MicroBatchPlan, Most, Step
 from tunesmith.recipe import Recipe
 
 LEVELS = ("none", "qkv", "gate_up", "full", "offload")
@@ -31,6 +31,8 @@ _GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj")
 _KERNEL_RANKS = 64  # up to which kernels/lora.py draws masks where numbers are read
 _MASK = 7  # bytes a number where they are drawn apart: a product of counters, the mask, what is kept
 _FLASH_PADS = 128  # tokens behind each row in the sums of flash attention's backward
+_ALL = 0.9  # share of tokens from which the last layer works on all (fused_stream.py)
+_LOOKED_AT_ONCE = 256 << 20  # bytes of fp32 logits, as in head.py
 _ENOUGH = 16_384  # tokens at once, beyond which nothing gets faster
 _SLACK = 1.02  # over the fullest micro-batch of the steps that were looked at
 _DENSE_SHARE, _DENSE_LENGTH = (
@@ -127,16 +129,16 @@ class FusedShape:
         """o and its log-sum-exp."""
         return self.shape.bytes * self.shape.queries + 4 * self.shape.heads
 
-    def kept(self, level: str) -> int:
-        """Bytes per token that a layer leaves for its backward."""
+    def kept(self, level: str, part: float = 1.0) -> float:
+        """Bytes per token that a layer leaves for its backward; behind attention it works on `part` of the tokens."""
         hidden = self.shape.bytes * self.shape.hidden
-        own = self.shape.bytes * sum(self._tails)
+        own: float = self.shape.bytes * sum(self._tails)
         if level != "offload":
             own += hidden
         if level in ("none", "qkv", "gate_up"):
-            own += hidden + self._attended
+            own += hidden * part + self._attended
         if level in ("none", "qkv"):
-            own += self._gate_up
+            own += self._gate_up * part
         return own + (self._qkv if level == "none" else 0)
 
     @property
@@ -144,54 +146,80 @@ class FusedShape:
         """Bytes of the head's weight."""
         return self.shape.vocabulary * self.shape.hidden * self.shape.bytes
 
-    def per_token(self, levels: Sequence[str]) -> tuple[int, int, int, int]:
-        """Bytes while the loss is computed, in the worst layer's feed-forward and attention backward, and in the last
-        layer's forward."""
-        shape, b = self.shape, self.shape.bytes
-        hidden = b * shape.hidden
-        own = 2 * b * shape.queries // max(shape.heads, 1) + 64  # rotary tables, ids, positions, keys
-        held = own + hidden * ("offload" in levels)  # one input on its way
-        feeding = attending = 0
-        turned = b * (shape.queries + shape.keys) if shape.normed_heads else 0
-        feed_forward = b * shape.ffn + 4 * self._row(shape.hidden, 1) + (2 * shape.ffn if self.fp8 else 0)
-        masks = _MASK * self.drawn_apart
-        feed_forward += masks * (shape.ffn if "down_proj" in self.adapted else shape.hidden)
-        attention = self._row(shape.hidden, 1) + turned + masks * shape.hidden
-        attention += b * (4 * shape.queries + 2 * shape.keys) + 4 * shape.queries
-        for n, level in enumerate(levels):
-            held += self.kept(level)
-            again = self.kept("none") - self.kept(level)
-            # gate, up and x₂ are gone when attention's turn comes
-            later = held + again - self._gate_up - hidden + attention
-            # in the last layer gradients of the learned tokens are spread over all
-            later += (b * shape.queries + self._row(shape.hidden, 1)) * (n == len(levels) - 1)
-            attending = max(attending, later)
-            feeding = max(feeding, held + again + feed_forward + (hidden if level != "none" else 0))
-        last, forward = LEVELS.index(levels[-1]), held + self._row(shape.ffn, 3) + hidden
-        forward += self._gate_up * (last >= 2) + hidden * (last >= 3) + hidden * (last >= 4)
-        forward += masks * shape.ffn * ("down_proj" in self.adapted)
-        return held + 5 * hidden, feeding, attending, forward
+    def per_token(self, levels: Sequence[str], share: float = 1.0) -> tuple[float, float, float, float]:
+        """Bytes while the loss is computed, in the worst layer's feed-forward and attention backward, and in forwards.
 
-    def moments(self, levels: Sequence[str], images: int, away: bool) -> list[tuple[float, int, int]]:
+        Behind its attention the last layer works on a `share` of the tokens: those that predict learned ones.
+        """
+        shape, b = self.shape, self.shape.bytes
+        hidden, row = b * shape.hidden, self._row(shape.hidden, 1)
+        own = 2 * b * shape.queries // max(shape.heads, 1) + 64  # rotary tables, ids, positions, keys
+        held: float = own + hidden * ("offload" in levels)  # one input on its way
+        feeding = attending = forward = 0.0
+        masks = _MASK * self.drawn_apart
+        turned = b * (shape.queries + shape.keys) if shape.normed_heads else 0
+        # down_proj's gradients, or gate's and up's; what came from above is held through the whole layer
+        wide = b * shape.ffn + masks * shape.ffn * ("down_proj" in self.adapted)
+        narrow = row + 2 * hidden + masks * shape.hidden + (2 * shape.ffn if self.fp8 else 0)
+        product = self._row(shape.ffn, 3) + 3 * hidden + masks * shape.ffn * ("down_proj" in self.adapted)
+        # gradients of o, q, of k and v for all heads and for their own, and flash attention's sums in fp32
+        attention = (
+            row + turned + b * (4 * shape.queries + 2 * shape.keys) + 4 * (shape.queries + shape.heads)
+        )
+        for n, level in enumerate(levels):
+            last = n == len(levels) - 1
+            part = share if last else 1.0
+            held += self.kept(level, part)
+            whole = held + self.kept("none", part) - self.kept(level, part)
+            forward = max(forward, whole + part * product)
+            feeding = max(feeding, whole + part * (row + max(wide, narrow)))
+            # gate, up and x₂ are gone by now; the last layer's gradients are spread over all tokens
+            spread = part * (b * shape.queries + row) if last else 0
+            attending = max(attending, whole - part * (self._gate_up + hidden - row) + attention + spread)
+        ends = 2 * share * hidden  # the last norm's input, and hidden states that became their gradient
+        return held + ends, feeding + ends, attending + ends, max(forward, held + 3 * ends)
+
+    def moments(
+        self, levels: Sequence[str], images: int, away: bool, share: float = 1.0, rows: int | None = None
+    ) -> list[tuple[float, int, float]]:
         """(bytes, bytes per position up to a chunk of logits, bytes per token) of what can be the peak."""
-        loss, feeding, attending, forward = self.per_token(levels)
+        loss, feeding, attending, forward = self.per_token(levels, share)
         always, brought = self.always(images, away), self.head * away
         logits = self.shape.vocabulary * self.shape.bytes
-        sums = self.rows * _FLASH_PADS * 4 * (self.shape.queries + self.shape.heads)
+        pads = (rows or self.rows) * _FLASH_PADS * 4 * (self.shape.queries + self.shape.heads)
         return [
             (always + brought, logits, loss),
             (always, 0, feeding),
-            (always + sums, 0, attending),
+            (always + pads, 0, attending),
             (always + brought, 0, forward),
         ]
 
-    def peak(self, tokens: int, levels: Sequence[str], images: int, away: bool = False) -> float:
-        """Predicted bytes in torch's allocator."""
-        chunk = min(CHUNK_ROWS, tokens)
+    def peak(
+        self,
+        tokens: int,
+        levels: Sequence[str],
+        images: int,
+        away: bool = False,
+        learned: int | None = None,
+        rows: int | None = None,
+    ) -> float:
+        """Predicted bytes in torch's allocator while a micro-batch is learned: `learned` of its tokens, or all."""
+        learned = tokens if learned is None else learned
+        share = min(1.0, learned / (_ALL * tokens))
         return max(
-            fixed + chunk * logits + tokens * each
-            for fixed, logits, each in self.moments(levels, images, away)
+            fixed + min(CHUNK_ROWS, learned) * logits + tokens * each
+            for fixed, logits, each in self.moments(levels, images, away, share, rows)
         )
+
+    def looking(self, tokens: int, images: int, away: bool = False) -> float:
+        """The same while a micro-batch is only looked at: validation losses and proofs."""
+        hidden = self.shape.bytes * self.shape.hidden
+        always = self.always(images, away) + self.head * away
+        forward = self.kept("none") + self._row(self.shape.ffn, 3) + 4 * hidden
+        chunk = _LOOKED_AT_ONCE // (4 * self.shape.vocabulary)
+        rows = min(tokens, 2 * chunk)  # and the one before
+        logits = rows * self.shape.vocabulary * (4 + self.shape.bytes)
+        return always + max(tokens * forward, logits + 2 * tokens * hidden)
 
     def fits(self, budget: float, levels: Sequence[str], away: bool = False) -> int:
         """The most tokens within `budget` bytes, no image kept; 0 when there is no room at all."""
@@ -238,11 +266,16 @@ def ladder(layers: int, recompute: str) -> list[tuple[str, ...]]:
     return [*found, (LEVELS[-1],) * layers]
 
 
-def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -> MicroBatchPlan:
-    """The fastest plan within the budget; raises OutOfRoom when the longest row (or `micro_batch` rows) can't fit."""
-    longest = sorted(lengths, reverse=True)[: budget.rows or 1]
-    needed = sum(longest)
-    largest = sum(sorted(lengths, reverse=True)[: budget.batch])  # no step can hold more
+def make_fused_plan(
+    fused: FusedShape, budget: Budget, lengths: Sequence[int], steps: Sequence[Step] | None = None
+) -> MicroBatchPlan:
+    """The fastest plan within the budget; raises OutOfRoom when the longest row (or `micro_batch` rows) can't fit.
+
+    `steps` are those of the run; without them the heaviest that its rows could make counts.
+    """
+    longest = sorted(lengths, reverse=True)
+    needed = most_of(MicroBatchPlan(tokens=1, rows=budget.rows, recompute=()), steps, longest).tokens
+    largest = most_of(MicroBatchPlan(tokens=None, rows=budget.batch, recompute=()), steps, longest).tokens
     choices = [
         Layout(levels, away)
         for away in (False, True)
@@ -250,7 +283,7 @@ def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -
     ]
     if budget.usable is None:
         tokens = max(CPU_TOKENS, needed)
-        return _plan(fused, budget, lengths, tokens, choices[0], "a CPU: a fixed number of tokens")
+        return _plan(fused, budget, lengths, steps, tokens, choices[0], "a CPU: a fixed number of tokens")
     enough = max(_ENOUGH, needed)
     room = {layout: min(fused.fits(budget.usable, *layout), enough, largest) for layout in choices}
     possible = [layout for layout in choices if room[layout] >= needed]
@@ -258,12 +291,12 @@ def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -
         levels, away = choices[-1]
         raise no_room(fused.shape, budget, fused.peak(needed, levels, 0, away), needed)
     if budget.rows is not None:
-        return _plan(fused, budget, lengths, needed, possible[0], "train.micro_batch is given")
-    steps = some_steps(lengths, budget.batch)
+        return _plan(fused, budget, lengths, steps, needed, possible[0], "train.micro_batch is given")
+    looked_at = some_steps(lengths, budget.batch)
 
     def sums(layout: Layout) -> list[int]:
         trial = MicroBatchPlan(tokens=room[layout], rows=None, recompute=())
-        return [sum(step[i] for i in part) for step in steps for part in trial.split(step)]
+        return [sum(step[i] for i in part) for step in looked_at for part in trial.split(step)]
 
     def cost(layout: Layout) -> float:
         return sum(fused.seconds(tokens, layout.levels, 0, layout.away) for tokens in sums(layout))
@@ -272,27 +305,44 @@ def make_fused_plan(fused: FusedShape, budget: Budget, lengths: Sequence[int]) -
     best = min(possible, key=lambda layout: (costs[layout], choices.index(layout)))
     tokens = room[best]
     if tokens >= largest:
-        return _plan(fused, budget, lengths, tokens, best, "all rows of a step at once")
+        return _plan(fused, budget, lengths, steps, tokens, best, "all rows of a step at once")
     why = "more tokens at once gain nothing" if tokens == enough else "as many as there is room for"
     # rows don't fill a micro-batch to the brim: the room that would stay empty is better spent on dense weights
     tokens = max(needed, min(tokens, int(max(sums(best)) * _SLACK)))
-    return _plan(fused, budget, lengths, tokens, best, why)
+    return _plan(fused, budget, lengths, steps, tokens, best, why)
 
 
 def _plan(
-    fused: FusedShape, budget: Budget, lengths: Sequence[int], tokens: int, layout: Layout, why: str
+    fused: FusedShape,
+    budget: Budget,
+    lengths: Sequence[int],
+    steps: Sequence[Step] | None,
+    tokens: int,
+    layout: Layout,
+    why: str,
 ) -> MicroBatchPlan:
-    (levels, away), images, gib = layout, 0, None
+    levels, away = layout
+    plan = MicroBatchPlan(
+        tokens=None if budget.rows else tokens,
+        rows=budget.rows,
+        recompute=levels,
+        dense=_dense(lengths),
+        outer_on_host=away,
+    )
+    images, gib, heaviest = 0, None, Most(tokens, tokens, fused.rows)
     if budget.usable is not None:
+        heaviest = plan.most(steps) if steps else heaviest
         while (
             fused.quantised
             and not fused.fp8  # steps read the fp8 copies
             and images < fused.shape.layers
-            and fused.peak(tokens, levels, images + 1, away) <= budget.usable
+            and peak_of_run(fused, replace(plan, images=images + 1), heaviest, tokens) <= budget.usable
         ):
             images += 1
-        gib = gib_of(fused.peak(tokens, levels, images, away))
+        plan = replace(plan, images=images)
+        gib = gib_of(peak_of_run(fused, plan, heaviest, tokens))
     size = f"{budget.rows} rows" if budget.rows else f"up to {tokens:,} tokens"
+    size += f" ({heaviest.tokens:,} in the largest)" if heaviest.tokens < tokens else ""
     again = Counter(level for level in levels if level != "none")
     parts = [size + " in a micro-batch"]
     parts += [f"{count} of {len(levels)} layers recompute {_said(level)}" for level, count in again.items()]
@@ -300,16 +350,15 @@ def _plan(
     parts += ["embedding and head in host memory"] if away else []
     parts += [f"{images} of {len(levels)} layers keep their dense weights"] if images else []
     parts += [f"{gib:.1f} of {budget.total_gib:.1f} GiB"] if gib is not None else []
-    return MicroBatchPlan(
-        tokens=None if budget.rows else tokens,
-        rows=budget.rows,
-        recompute=levels,
-        gib=None if gib is None else round(gib, 2),
-        note=f"{', '.join(parts)} ({why})",
-        images=images,
-        dense=_dense(lengths),
-        outer_on_host=away,
-    )
+    note = f"{', '.join(parts)} ({why})"
+    return replace(plan, gib=None if gib is None else round(gib, 2), note=note)
+
+
+def peak_of_run(fused: FusedShape, plan: MicroBatchPlan, heaviest: Most, tokens: int) -> float:
+    """Predicted bytes in torch's allocator: steps whose micro-batches hold at most `heaviest`, losses of `tokens`."""
+    tokens_, learned, rows = heaviest
+    step = fused.peak(tokens_, plan.recompute, plan.images, plan.outer_on_host, learned, rows)
+    return max(step, fused.looking(tokens, plan.images, plan.outer_on_host))
 
 
 def _said(level: str) -> str:

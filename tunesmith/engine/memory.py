@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tunesmith.engine.plan import MicroBatchPlan
+from tunesmith.engine.plan import MicroBatchPlan, Most, Step
 from tunesmith.errors import ModelError, OutOfRoom
 from tunesmith.recipe import Recipe, Train
 
@@ -208,10 +208,16 @@ class Budget:
         )
 
 
-def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatchPlan:
-    """The fastest plan within the budget; raises OutOfRoom when the longest row (or `micro_batch` rows) can't fit."""
-    longest = sorted(lengths, reverse=True)[: budget.rows or 1]
-    needed = longest[0] * len(longest) if budget.padded else sum(longest)
+def make_plan(
+    shape: Shape, budget: Budget, lengths: Sequence[int], steps: Sequence[Step] | None = None
+) -> MicroBatchPlan:
+    """The fastest plan within the budget; raises OutOfRoom when the longest row (or `micro_batch` rows) can't fit.
+
+    `steps` are those of the run; without them the heaviest that its rows could make counts.
+    """
+    longest = sorted(lengths, reverse=True)
+    by_rows = MicroBatchPlan(tokens=1, rows=budget.rows, recompute=(), padded=budget.padded)
+    needed = most_of(by_rows, steps, longest).tokens
     choices = {"none": [0], "full": [shape.layers], "auto": list(range(shape.layers + 1))}[budget.recompute]
     if budget.usable is None:
         recomputed = choices[0]
@@ -222,15 +228,14 @@ def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatc
         raise no_room(shape, budget, shape.peak(needed, choices[-1]), needed)
     if budget.rows is not None:
         return _plan(shape, budget, needed, possible[0], "train.micro_batch is given")
-    steps = some_steps(lengths, budget.batch)
-    heaviest = sorted(lengths, reverse=True)[: budget.batch]  # no step can hold more
-    largest = heaviest[0] * len(heaviest) if budget.padded else sum(heaviest)
+    looked_at = some_steps(lengths, budget.batch)
+    largest = most_of(replace(by_rows, rows=budget.batch), steps, longest).tokens
 
     def cost(k: int) -> float:
         trial = MicroBatchPlan(
             tokens=shape.fits(budget.usable or 0, k), rows=None, recompute=(), padded=budget.padded
         )
-        parts = [[step[i] for i in part] for step in steps for part in trial.split(step)]
+        parts = [[step[i] for i in part] for step in looked_at for part in trial.split(step)]
         return sum(shape.seconds(max(p) * len(p) if budget.padded else sum(p), k) for p in parts)
 
     best = min(possible, key=lambda k: (cost(k), k))
@@ -241,7 +246,8 @@ def make_plan(shape: Shape, budget: Budget, lengths: Sequence[int]) -> MicroBatc
         else "fewer layers recompute than with more tokens at once"
     )
     why = why if best or largest <= tokens else "nothing needs recomputing"
-    return _plan(shape, budget, tokens, best, why, min(tokens, largest))
+    plan = _plan(shape, budget, tokens, best, why, min(tokens, largest))
+    return _plan(shape, budget, tokens, best, why, plan.most(steps).tokens) if steps else plan
 
 
 def _plan(
@@ -274,6 +280,13 @@ def _adapted(recipe: Recipe) -> frozenset[str]:
     if recipe.tune.method == "full" or targets == "all":
         return LINEARS
     return frozenset(name for name in LINEARS if any(t == name or t.endswith(f".{name}") for t in targets))
+
+
+def most_of(plan: MicroBatchPlan, steps: Sequence[Step] | None, longest: Sequence[int]) -> Most:
+    """The most that a micro-batch holds: in these steps, or, where they aren't known, of the longest rows there are."""
+    if steps:
+        return plan.most(steps)
+    return plan.most([Step(longest[: plan.rows or 1], longest[: plan.rows or 1])])
 
 
 def some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:

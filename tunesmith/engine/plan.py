@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """Tokens, and learned tokens, of the rows that a device works on in one optimiser step."""
+
+    lengths: Sequence[int]
+    learned: Sequence[int]
+
+
+class Most(NamedTuple):
+    """What no micro-batch of a run exceeds: tokens (cells, where rows are padded), learned tokens, rows."""
+
+    tokens: int
+    learned: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,8 @@ class MicroBatchPlan:
                 list(range(i, min(i + self.rows, len(lengths)))) for i in range(0, len(lengths), self.rows)
             ]
         assert self.tokens is not None
+        if not self.padded and sum(lengths) <= self.tokens:
+            return [list(range(len(lengths)))]
         longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         if self.padded:
             return self._rectangles(longest_first, lengths, self.tokens)
@@ -44,6 +61,17 @@ class MicroBatchPlan:
             if max(sum(lengths[i] for i in b) for b in bins) <= self.tokens:
                 return [sorted(b) for b in bins]
         return [[i] for i in longest_first]  # each alone: a row longer than the budget, too
+
+    def most(self, steps: Iterable[Step]) -> Most:
+        """The most that micro-batches of these steps hold, each of the three by itself."""
+        most = Most(0, 0, 0)
+        for lengths, learned in steps:
+            for part in self.split(lengths):
+                longest, total = max(lengths[i] for i in part), sum(lengths[i] for i in part)
+                cells = longest * len(part) if self.padded else total
+                own = (cells, sum(learned[i] for i in part), len(part))
+                most = Most(*map(max, most, own))
+        return most
 
     @staticmethod
     def _even(longest_first: list[int], lengths: Sequence[int], count: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tunesmith.engine.plan import MicroBatchPlan
+from tunesmith.engine.plan import MicroBatchPlan, Step
 
 if TYPE_CHECKING:
     from tunesmith.rows import Rows
@@ -174,7 +174,16 @@ def _into(gradient: Tensor) -> Any:
     return add
 
 
-__all__ = ["Engine", "FlatParameters", "MicroBatchPlan", "PackedBatch", "StepSums", "pack", "pack_sequences"]
+__all__ = [
+    "Engine",
+    "FlatParameters",
+    "MicroBatchPlan",
+    "PackedBatch",
+    "Step",
+    "StepSums",
+    "pack",
+    "pack_sequences",
+]
 
 
 class Engine(Protocol):
@@ -182,8 +191,13 @@ class Engine(Protocol):
 
     parameters: FlatParameters
 
-    def plan(self, lengths: Sequence[int] | NDArray[np.int64]) -> MicroBatchPlan:
-        """The plan for a data set of rows of these lengths; raises OutOfRoom when its longest row can't fit."""
+    def plan(
+        self, lengths: Sequence[int] | NDArray[np.int64], steps: Sequence[Step] | None = None
+    ) -> MicroBatchPlan:
+        """The plan for a data set of rows of these lengths; raises OutOfRoom when its longest row can't fit.
+
+        `steps`, those of the run, say what will really lie in a micro-batch; without them the worst is assumed.
+        """
         ...
 
     def use(self, plan: MicroBatchPlan) -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.engine.head import logit_chunks, position_losses, summed_loss
 from tunesmith.engine.memory import Budget, Shape, make_plan
-from tunesmith.engine.protocol import FlatParameters, MicroBatchPlan, PackedBatch, StepSums
+from tunesmith.engine.protocol import FlatParameters, MicroBatchPlan, PackedBatch, Step, StepSums
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import Packed, Padded
 from tunesmith.model.dropout import token_keys
@@ -51,13 +51,15 @@ class ReferenceEngine:
         )  # a model's own dropout would draw from a generator; ours is a counter in the adapters
         self._require_plain_head()
 
-    def plan(self, lengths: Sequence[int] | NDArray[np.int64]) -> MicroBatchPlan:
-        """See the protocol. A function of recipe, lengths and the card's total memory (or train.memory)."""
+    def plan(
+        self, lengths: Sequence[int] | NDArray[np.int64], steps: Sequence[Step] | None = None
+    ) -> MicroBatchPlan:
+        """See the protocol. A function of recipe, rows and the card's total memory (or train.memory)."""
         total = (
             torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
         )
         shape = Shape.of(self.model.config.to_dict(), self.recipe, trained=self.parameters.data.numel())
-        return make_plan(shape, Budget.of(self.recipe.train, total), [int(length) for length in lengths])
+        return make_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths], steps)
 
     def use(self, plan: MicroBatchPlan) -> None:
         """Make the plan's layers recompute, and the others not."""
