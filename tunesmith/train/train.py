@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.protocol import Engine
+from tunesmith.engine.protocol import Engine, MicroBatchPlan
 from tunesmith.errors import OutOfRoom, RunChanged, SetupError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -108,9 +108,8 @@ def _train(
             f"rank {ranks.rank} can't use the engine that rank 0 uses", fix="set train.engine: reference"
         )
     ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
-    plan, same_plan = ranks.told(
-        stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else (None, None)
-    )
+    made = stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else None
+    plan, same_plan = cast(tuple[MicroBatchPlan, bool], ranks.told(made))
     engine.use(plan)
     console.note(f"plan: {plan.note}")
     optimizer = Optimizer(settings.optimizer, engine.parameters, weight_decay=settings.weight_decay)
