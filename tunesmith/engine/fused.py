@@ -34,7 +34,6 @@ from tunesmith.model.lora import adapters, decoder_layers
 from tunesmith.recipe import Recipe
 
 _TRIED = 24  # tokens of the comparison with transformers' own layers
-GRADIENT_LIMIT = 0.25  # of one adapter's gradient in a half type; a wrong formula is off by its own size
 
 
 class FusedEngine(ReferenceEngine):
@@ -220,8 +219,10 @@ class FusedEngine(ReferenceEngine):
         if not self.hidden_apart <= limit:
             self._refuse("hidden states", self.hidden_apart, limit)
         self.gradient_apart, where = self._gradients_apart(batch)
-        if not self.gradient_apart <= (GRADIENT_LIMIT if half else 1e-3):
-            self._refuse(f"gradients of {where}", self.gradient_apart, GRADIENT_LIMIT if half else 1e-3)
+        # 32 layers of noise in bf16: 0.15 at the worst adapter; a wrong formula: 0.3 and more
+        limit = 0.1 + 5e-3 * len(self.layers) if half else 1e-3
+        if not self.gradient_apart <= limit:
+            self._refuse(f"gradients of {where}", self.gradient_apart, limit)
 
     def _gradients_apart(self, batch: PackedBatch) -> tuple[float, str]:
         """The largest difference of one adapter's gradient from autograd's, relative to its norm; dropout included."""
