@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from tunesmith.base import Base
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_no_fp8, why_not, why_slow
 from tunesmith.engine.fused_warm import warm_up
-from tunesmith.engine.protocol import Engine, MicroBatchPlan
+from tunesmith.engine.protocol import Engine, MicroBatchPlan, Step
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, RecipeError, SetupError
 from tunesmith.model.adapter import load_adapter
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora, choose, linears
 from tunesmith.recipe import Recipe, Tune
+from tunesmith.rows import Rows
 from tunesmith.run import Run
+from tunesmith.train.order import Order
+from tunesmith.train.parallel import shares
 
 
 def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedModel:
@@ -108,10 +112,29 @@ def _require_same_shape(tune: Tune, found: list[tuple[int, float, bool]]) -> Non
             )
 
 
+def steps_of(order: Order, rows: Rows, ranks: int) -> list[Step] | None:
+    """The run's steps, each rank's share as a step of its own."""
+    steps = order.taken(rows.lengths, rows.learned_counts)
+    if steps is None or ranks == 1:
+        return steps
+    return [
+        Step([step.lengths[i] for i in own], [step.learned[i] for i in own])
+        for step in steps
+        for own in shares(step.lengths, ranks)
+        if own
+    ]
+
+
 def stored_plan(
-    recipe: Recipe, run: Run, engine: Engine, lengths: NDArray[np.int64]
+    recipe: Recipe,
+    run: Run,
+    engine: Engine,
+    lengths: NDArray[np.int64],
+    steps: Callable[[], list[Step] | None] = lambda: None,
 ) -> tuple[MicroBatchPlan, bool]:
     """The Run's plan, or a new one where there is none or the settings it was made for have changed.
+
+    `steps` gives those that this device will take, for a plan of what will really occur.
 
     Also says whether it is the stored one: another plan adds in another order.
     """
@@ -125,6 +148,6 @@ def stored_plan(
     stored = run.read_json(path)
     if stored.get("made_for") == made_for:
         return MicroBatchPlan.from_json(stored["plan"]), True
-    plan = engine.plan(lengths)
+    plan = engine.plan(lengths, steps())
     run.write_json(path, {"made_for": made_for, "plan": plan.to_json()})
     return plan, False

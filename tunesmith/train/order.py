@@ -12,6 +12,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.engine.plan import Step
+
+_MANY = 100_000  # steps: of more, planning assumes the worst instead of looking at each
+
 
 def permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     """Row numbers 0..rows-1 in the order of an epoch (counted from 0). Philox: Salmon et al., SC 2011."""
@@ -49,3 +53,10 @@ class Order:
         """Hash of the permutation that a step draws from: compared on resume."""
         self.numbers(step)
         return hashlib.sha256(self._permutation.astype("<i8").tobytes()).hexdigest()
+
+    def taken(self, lengths: NDArray[np.int64], learned: NDArray[np.int64]) -> list[Step] | None:
+        """What each step of the run takes of rows of these tokens and learned tokens; None for too many steps."""
+        if self.steps > _MANY:
+            return None
+        numbers = (self.numbers(step) for step in range(1, self.steps + 1))
+        return [Step(lengths[n].tolist(), learned[n].tolist()) for n in numbers]

@@ -18,7 +18,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train import adapter, environment, proofs, scaling
-from tunesmith.train.build import build_model, choose_engine, stored_plan
+from tunesmith.train.build import build_model, choose_engine, steps_of, stored_plan
 from tunesmith.train.checkpoint import Checkpoint, Checkpoints
 from tunesmith.train.faults import room
 from tunesmith.train.log import Log, NoLog
@@ -108,7 +108,11 @@ def _train(
             f"rank {ranks.rank} can't use the engine that rank 0 uses", fix="set train.engine: reference"
         )
     ranks.add(engine.parameters.grad)  # zeros: NCCL takes its memory now, and the probe sees what is left
-    made = stored_plan(_shared(recipe, ranks), run, engine, lengths) if ranks.first else None
+    made = (
+        stored_plan(_shared(recipe, ranks), run, engine, lengths, lambda: steps_of(order, rows, ranks.size))
+        if ranks.first
+        else None
+    )
     plan, same_plan = cast(tuple[MicroBatchPlan, bool], ranks.told(made))
     engine.use(plan)
     console.note(f"plan: {plan.note}")
