@@ -12,7 +12,7 @@ from tiny_models import KINDS, write_tiny
 
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_not
-from tunesmith.engine.fused_warm import small_model, take_steps, warm_up
+from tunesmith.engine.fused_warm import small_model, take_steps, wanted, warm_up
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora
 from tunesmith.recipe import Recipe
@@ -66,3 +66,15 @@ def test_a_cpu_has_nothing_to_compile(tmp_path: Path) -> None:
     before = threading.active_count()
     with warm_up(recipe_for(tmp_path, "nf4"), base_of(tmp_path), CPU):
         assert threading.active_count() == before
+
+
+def test_only_for_what_the_fused_engine_may_train(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    base, recipe = base_of(tmp_path), recipe_for(tmp_path, "nf4")
+    assert wanted(recipe, base)
+    for section, key, value in (("train", "engine", "reference"), ("tune", "method", "full")):
+        other = getattr(recipe, section).model_copy(update={key: value})
+        assert not wanted(recipe.model_copy(update={section: other}), base)
+    for kinds in (["Gemma3ForConditionalGeneration"], [], None):
+        base.config["architectures"] = kinds
+        assert not wanted(recipe, base)

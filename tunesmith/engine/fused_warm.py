@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from tunesmith import console
 from tunesmith.base import Base
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.fused_fits import why_not, why_slow
+from tunesmith.engine.fused_fits import KINDS, why_not, why_slow
 from tunesmith.engine.protocol import pack_sequences
 from tunesmith.model.load import noise_model
 from tunesmith.model.lora import add_lora
@@ -33,7 +33,7 @@ def warm_up(recipe: Recipe, base: Base, device: torch.device) -> Iterator[None]:
     On the device: two layers and two short steps beside what is loaded, about half a GiB for an 8B base.
     """
     thread = None
-    if device.type == "cuda" and recipe.tune.method == "lora" and recipe.train.engine != "reference":
+    if device.type == "cuda" and wanted(recipe, base):
         model = small_model(recipe, base, device)
         if why_not(recipe, model) is None and why_slow(model) is None:
             thread = threading.Thread(target=_compile, args=(model, recipe, device), name="kernels")
@@ -44,6 +44,13 @@ def warm_up(recipe: Recipe, base: Base, device: torch.device) -> Iterator[None]:
     finally:
         if thread is not None:
             thread.join()
+
+
+def wanted(recipe: Recipe, base: Base) -> bool:
+    """Whether recipe and config.json leave room for the fused engine."""
+    kinds = base.config.get("architectures") or []
+    lora = recipe.tune.method == "lora" and recipe.train.engine != "reference"
+    return lora and bool(kinds) and kinds[0] in KINDS
 
 
 def small_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedModel:
