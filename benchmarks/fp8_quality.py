@@ -166,7 +166,9 @@ def tunesmith(verb: str, arguments: argparse.Namespace, name: str, gpu: int = 0)
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)},
+            env={"CUDA_VISIBLE_DEVICES": str(gpu)} | os.environ
+            if arguments.gpus == 1
+            else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)},
         )
     print(f"{verb} {name}: {time.time() - begin:.0f} s, rc {done.returncode}", flush=True)
     if done.returncode:
@@ -174,7 +176,7 @@ def tunesmith(verb: str, arguments: argparse.Namespace, name: str, gpu: int = 0)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """The base, then all runs, one a GPU at a time."""
+    """The base, then all runs, `--each` a GPU at a time."""
     work = arguments.work
     if not (work / "runs" / "base" / "adapter").exists():
         make_base(work, TINY if arguments.tiny else SHAPE)
@@ -185,7 +187,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in jobs[1:]:
         shutil.copytree(work / "runs" / jobs[0], work / "runs" / name, dirs_exist_ok=True)
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for gpu in range(arguments.gpus):
+    for gpu in list(range(arguments.gpus)) * arguments.each:
         free.put(gpu)
 
     def one(name: str) -> None:
@@ -195,7 +197,7 @@ def run(arguments: argparse.Namespace) -> None:
         finally:
             free.put(gpu)
 
-    with ThreadPoolExecutor(arguments.gpus) as pool:
+    with ThreadPoolExecutor(arguments.gpus * arguments.each) as pool:
         list(pool.map(one, jobs))
     table(arguments)
 
@@ -242,6 +244,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--each", type=int, default=1, help="runs that share a GPU: the model is small")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=320)
