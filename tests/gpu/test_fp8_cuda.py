@@ -7,7 +7,7 @@ import torch
 from test_fused_cuda import DENSE, DEVICE, RAGGED, batch, cosine, gradient, model, plan, recipe, truth
 from torch import Tensor
 
-from tunesmith.engine import fused_fp8
+from tunesmith.engine import fits, fused_fp8
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fp8_distance import product_errors
 from tunesmith.kernels import plain
@@ -17,7 +17,7 @@ from tunesmith.recipe import Recipe
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() < fused_fp8.CARD,
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() < fits.FIRST_FP8,
         reason="needs a CUDA card of compute capability 8.9",
     ),
 ]

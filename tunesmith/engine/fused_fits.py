@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.engine.fused_fp8 import CARD, SIZES
+from tunesmith.engine.fits import against, no_fp8, slow
+from tunesmith.engine.fused_fp8 import SIZES
 from tunesmith.kernels.chosen import has_triton
 from tunesmith.model.lora import LoraLinear, adapters, decoder_layers, linears
 from tunesmith.model.weights import FrozenLinear
 from tunesmith.recipe import Recipe
 
-KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _LINEARS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -23,16 +23,9 @@ _LINEARS = {
 
 def why_not(recipe: Recipe, model: PreTrainedModel) -> str | None:
     """What stands against the fused engine; None where nothing does."""
-    kind = type(model).__name__
-    if recipe.tune.method != "lora":
-        return f"tune.method: {recipe.tune.method} trains the base's own weights"
-    if not recipe.train.packing:
-        return "train.packing: false asks for a padded rectangle"
-    if kind not in KINDS:
-        return f"{kind} is none of {', '.join(name.removesuffix('ForCausalLM') for name in KINDS)}"
-    acting = str(getattr(model.config, "hidden_act", ""))
-    if acting not in ("silu", "swish"):
-        return f"the feed-forward acts by {acting}"
+    found = against(recipe, type(model).__name__, str(getattr(model.config, "hidden_act", "")))
+    if found:
+        return found
     if any(p.requires_grad for name, p in model.named_parameters() if not name.endswith((".A", ".B"))):
         return "weights of the base are trained"
     if len({(a.scaling, a.dropout.p) for a in adapters(model)}) != 1:
@@ -43,12 +36,8 @@ def why_not(recipe: Recipe, model: PreTrainedModel) -> str | None:
 def why_no_fp8(model: PreTrainedModel) -> str | None:
     """What stands against fp8 products, where the fused engine can train; None where nothing does."""
     device = next(model.parameters()).device
-    if device.type == "cuda":
-        found = torch.cuda.get_device_capability(device)
-        if found < CARD:
-            return (
-                f"the card has compute capability {found[0]}.{found[1]}; fp8 begins with {CARD[0]}.{CARD[1]}"
-            )
+    if device.type == "cuda" and (found := no_fp8(torch.cuda.get_device_capability(device))):
+        return found
     for name in linears(model):
         linear = cast(nn.Linear, model.get_submodule(name))
         into, out = linear.in_features, linear.out_features
@@ -64,11 +53,8 @@ def why_slow(model: PreTrainedModel) -> str | None:
         return "it is made for CUDA"
     if not has_triton():
         return "triton is not installed"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "the card is older than Ampere"
-    if next(model.parameters()).dtype not in (torch.bfloat16, torch.float16):
-        return "model.dtype is not a half type"
-    return None
+    half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    return slow(torch.cuda.get_device_capability(device), half)
 
 
 def _of_layers(layers: nn.ModuleList) -> str | None:

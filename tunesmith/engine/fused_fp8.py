@@ -17,7 +17,6 @@ from torch import Tensor
 from tunesmith.kernels.kernel_set import Kernels
 
 SIZES = 16  # N and K are multiples of it
-CARD = (8, 9)  # the first compute capability with fp8
 
 
 class Fp8Weights:

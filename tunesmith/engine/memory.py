@@ -274,6 +274,11 @@ def gib_of(peak: float) -> float:
     return (peak + _CONTEXT) / GIB
 
 
+def allocated(gib: float) -> float:
+    """The other way round: bytes in torch's allocator, of what they and CUDA's own take in GiB."""
+    return gib * GIB - _CONTEXT
+
+
 def _adapted(recipe: Recipe) -> frozenset[str]:
     """Leaf names of the linears that a backward wants the inputs of."""
     targets = recipe.tune.target_modules
