@@ -20,7 +20,7 @@ _DECADES = 4  # either way, over which the rows' sizes are spread
 
 @torch.no_grad()
 def product_errors(engine: FusedEngine) -> Iterator[tuple[str, float]]:
-    """(name, relative distance, root mean square over rows) of each product, adapters included, forward and backward."""
+    """(name, relative distance, root mean square over rows) of each product, adapters included, both ways."""
     for number, layer in enumerate(engine.layers):
         for group, projection in enumerate(layer.projections):
             for way, error in zip(("forward", "backward"), _of_projection(projection), strict=True):
