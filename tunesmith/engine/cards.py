@@ -70,8 +70,8 @@ _CARDS = (
     _card("RTX PRO 6000", 94.97, 503.8, 1007, 1792, 5, (12, 0)),
 )
 _ALIASES = {
-    "V100": "V100-16GB", "A100": "A100-40GB", "H100-80GB": "H100", "A6000": "RTX A6000", "A5000": "RTX A5000", "6000 Ada": "RTX 6000 Ada",
-    "RTX 4060 Ti": "RTX 4060 Ti 16GB",
+    "V100": "V100-16GB", "A100": "A100-40GB", "H100-80GB": "H100", "A6000": "RTX A6000", "A5000": "RTX A5000",
+    "6000 Ada": "RTX 6000 Ada", "RTX 4060 Ti": "RTX 4060 Ti 16GB",
     # machines of clouds, by the card in them
     "g4dn": "T4", "g5": "A10G", "g6": "L4", "gr6": "L4", "g6e": "L40S", "p3": "V100-16GB", "p3dn": "V100-32GB",
     "p4d": "A100-40GB", "p4de": "A100-80GB", "p5": "H100", "p5e": "H200", "p5en": "H200", "p6-b200": "B200",

@@ -16,7 +16,7 @@ def work_of(
     learned: NDArray[np.int64],
     validation: NDArray[np.int64] | None = None,
 ) -> Work:
-    """Steps and validations of the whole run; tokens of its rows, how many of them are learned, and of its validation."""
+    """Steps and validations of the whole run. Tokens and learned tokens of its rows; tokens of its validation rows."""
     train = recipe.train
     order = Order(
         len(lengths), batch=train.batch, seed=recipe.seed, epochs=train.epochs, max_steps=train.max_steps
