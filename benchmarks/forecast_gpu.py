@@ -53,6 +53,7 @@ SHAPES: dict[str, tuple[str, tuple[int, ...], bool, int]] = {
 }
 TINY = {"tiny": ("llama", (2, 64, 128, 4, 2, 512), True, 1)}
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+TRAIN = ("batch", "micro_batch", "memory", "optimizer", "recompute", "engine")
 BASE = "drawn"
 
 
@@ -85,7 +86,7 @@ def draw(seed: int, number: int, tiny: bool) -> dict[str, Any]:
             "rank": generator.choice([8, 16, 32, 64, 128]),
             "targets": generator.choice(["all", "all", "all", ATTENTION, ["q_proj", "v_proj"]]),
             "dropout": generator.choice([0.0, 0.0, 0.05, 0.1]),
-            "batch": generator.choice([4, 8, 16, 16, 32, 64]),
+            "batch": generator.choice([4, 8, 16, 16, 32]),
             "micro_batch": generator.choice(["auto"] * 5 + [1, 4]),
             "memory": generator.choice(["auto", "auto", 12, 16, 22, 24, 40, 80]),
             "optimizer": "adamw" if tiny else generator.choice(["adamw", "adamw", "adamw_8bit"]),
@@ -114,7 +115,7 @@ def recipe_of(drawn: dict[str, Any]) -> Recipe:
                 },
                 "train": {
                     "epochs": 2,
-                    **{key: drawn[key] for key in ("batch", "micro_batch", "memory", "optimizer", "recompute", "engine")},
+                    **{key: drawn[key] for key in TRAIN},
                 },
             }
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import signal
@@ -105,8 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="set bad rows aside here; the others are kept beside it",
     )
-    for flag in ("--gpu", "--price", "--on"):
-        one.add_argument(flag, default=None, help="not available yet in this version")
+    one.add_argument("--gpu", metavar="NAME", help="foretell memory and time on this card, e.g. L4 or H100")
+    one.add_argument(
+        "--price", type=_price, metavar="USD_PER_HOUR", help="of that card: foretell the cost, too"
+    )
+    one.add_argument("--on", default=None, help="not available yet in this version")
     for name, until, text in (
         ("run", "export", "prepare, train, evaluate, export; again: resume"),
         ("prepare", "prepare", "rows to token ids, proved"),
@@ -198,6 +202,16 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no price in US dollars an hour")
+    return price
+
+
 # ---- verbs; each imports what it needs
 
 
@@ -208,12 +222,16 @@ def _init(arguments: argparse.Namespace) -> Result:
 
 
 def _check(arguments: argparse.Namespace) -> Result:
-    _refuse(arguments, ("gpu", "price", "on"))
+    _refuse(arguments, ("on",))
+    if arguments.price is not None and arguments.gpu is None:
+        raise TunesmithError("--price is that of a card", fix="check RECIPE --gpu NAME --price USD_PER_HOUR")
     recipe = _recipe(arguments)
     from tunesmith.verbs.check import check
 
     typed = shlex.join([str(arguments.recipe), *(word for one in arguments.set for word in ("--set", one))])
-    return check(recipe, arguments.runs_dir, arguments.show, arguments.reject_to, typed)
+    return check(
+        recipe, arguments.runs_dir, arguments.show, arguments.reject_to, typed, arguments.gpu, arguments.price
+    )
 
 
 def _run(arguments: argparse.Namespace) -> Result:

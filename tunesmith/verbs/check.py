@@ -14,24 +14,34 @@ from tunesmith.data.levels import verdict
 from tunesmith.data.prepare import Prepared, build
 from tunesmith.data.reject import require_free, set_aside
 from tunesmith.data.shown.table import say_report
+from tunesmith.engine.cards import card_of
 from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import load_schema
 from tunesmith.train import trackers
 from tunesmith.train.order import Order
+from tunesmith.verbs.foretell import foretell
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
 _GOLDS = 20_000
 
 
 def check(
-    recipe: Recipe, runs_dir: Path, show: int = 0, reject_to: Path | None = None, typed: str = "RECIPE"
+    recipe: Recipe,
+    runs_dir: Path,
+    show: int = 0,
+    reject_to: Path | None = None,
+    typed: str = "RECIPE",
+    gpu: str | None = None,
+    price: float | None = None,
 ) -> dict[str, Any]:
     """Prints what a run would do with this recipe, typed as `typed`; raises what a run would raise.
 
-    Prepared rows are kept in `runs_dir` for the run. With `reject_to` bad rows are set aside there instead.
+    Prepared rows are kept in `runs_dir` for the run. With `reject_to` bad rows are set aside there instead. With `gpu`
+    the run is foretold for that card, at `price` US dollars an hour.
     """
+    card = None if gpu is None else card_of(gpu)
     notify.require(recipe.train.notify)
     trackers.require(recipe)
     if reject_to is not None:
@@ -49,13 +59,15 @@ def check(
     page = prepared.folder / "report.html"
     prepared.write_page(recipe, page)
     console.say(f"page      {page}")
-    told = {"report": prepared.report, "page": str(page)}
+    told: dict[str, Any] = {"report": prepared.report, "page": str(page)}
     if reject_to is not None:
         return told | _set_aside(recipe, prepared, reject_to)
     try:
         _judge(recipe, prepared)
         _schedule(recipe, prepared)
         _task(recipe, prepared)
+        if card is not None:
+            told |= {"forecast": foretell(recipe, base, prepared, card, price)}
     except TunesmithError as error:
         error.result |= told
         raise
