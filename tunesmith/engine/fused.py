@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.engine.fused_host import Away, Courier, Outer
 from tunesmith.engine.fused_layer import FusedLayer, Kept, norm_of
-from tunesmith.engine.fused_loss import loss_and_gradient
+from tunesmith.engine.fused_loss import loss_and_gradient, losses
 from tunesmith.engine.fused_memory import LEVELS, FusedShape, make_fused_plan
 from tunesmith.engine.fused_stream import Stream, needed
 from tunesmith.engine.fused_weights import Shared
@@ -109,6 +109,9 @@ class FusedEngine(ReferenceEngine):
         stream = self._stream(batch, drops=False)
         x, delta, *_ = self._layers_forward(self._outer.embed(batch.ids, batch.ids), stream, keeps=False)
         return self._last_norm(x, delta, batch, stream)[0]
+
+    def _position_losses(self, hidden_nH: Tensor, head: nn.Linear, targets_n: Tensor) -> Tensor:
+        return losses(hidden_nH, head, targets_n, self.kernels)
 
     def _here(self) -> AbstractContextManager[nn.Linear]:
         return self._outer.head()
@@ -220,9 +223,9 @@ class FusedEngine(ReferenceEngine):
             self._refuse("hidden states", self.hidden_apart, limit)
         self.gradient_apart, where = self._gradients_apart(batch)
         # 32 layers of noise in bf16: 0.15 at the worst adapter; a wrong formula: 0.3 and more
-        limit = 0.1 + 5e-3 * len(self.layers) if half else 1e-3
-        if not self.gradient_apart <= limit:
-            self._refuse(f"gradients of {where}", self.gradient_apart, limit)
+        self.gradient_limit = 0.1 + 5e-3 * len(self.layers) if half else 1e-3
+        if not self.gradient_apart <= self.gradient_limit:
+            self._refuse(f"gradients of {where}", self.gradient_apart, self.gradient_limit)
 
     def _gradients_apart(self, batch: PackedBatch) -> tuple[float, str]:
         """The largest difference of one adapter's gradient from autograd's, relative to its norm; dropout included."""

@@ -88,7 +88,7 @@ class FusedLayer:
         qkv, z_qkv = self._rotated(normed, stream, keeps)
         del normed
         attended = attend(self._turned(qkv, stream), stream, self.scale, self.window)
-        kept = Kept(x, qkv if level == "none" else None, None, None, None, ())
+        kept = Kept(x if keeps else None, qkv if level == "none" else None, None, None, None, ())
         del qkv  # what is not kept makes room at once
         x2, normed2, z_o = self._middle(x, attended, stream)
         if level in ("none", "qkv", "gate_up"):

@@ -32,7 +32,6 @@ _KERNEL_RANKS = 64  # up to which kernels/lora.py draws masks where numbers are 
 _MASK = 7  # bytes a number where they are drawn apart: a product of counters, the mask, what is kept
 _FLASH_PADS = 128  # tokens behind each row in the sums of flash attention's backward
 _ALL = 0.9  # share of tokens from which the last layer works on all (fused_stream.py)
-_LOOKED_AT_ONCE = 256 << 20  # bytes of fp32 logits, as in head.py
 _ENOUGH = 16_384  # tokens at once, beyond which nothing gets faster
 _SLACK = 1.02  # over the fullest micro-batch of the steps that were looked at
 _DENSE_SHARE, _DENSE_LENGTH = (
@@ -171,7 +170,10 @@ class FusedShape:
             part = share if last else 1.0
             held += self.kept(level, part)
             whole = held + self.kept("none", part) - self.kept(level, part)
-            forward = max(forward, whole + part * product)
+            # what is not kept is gone by the time of the product, but for gate, up and the stream itself
+            rung = LEVELS.index(level)
+            there = self._gate_up * (rung >= 2) + hidden * (rung >= 3) + hidden * (rung >= 4)
+            forward = max(forward, held + part * (there + product))
             feeding = max(feeding, whole + part * (row + max(wide, narrow)))
             # gate, up and x₂ are gone by now; the last layer's gradients are spread over all tokens
             spread = part * (b * shape.queries + row) if last else 0
@@ -215,10 +217,8 @@ class FusedShape:
         """The same while a micro-batch is only looked at: validation losses and proofs."""
         hidden = self.shape.bytes * self.shape.hidden
         always = self.always(images, away) + self.head * away
-        forward = self.kept("none") + self._row(self.shape.ffn, 3) + 4 * hidden
-        chunk = _LOOKED_AT_ONCE // (4 * self.shape.vocabulary)
-        rows = min(tokens, 2 * chunk)  # and the one before
-        logits = rows * self.shape.vocabulary * (4 + self.shape.bytes)
+        forward = self._gate_up + self._row(self.shape.ffn, 3) + 4 * hidden
+        logits = min(tokens, CHUNK_ROWS) * self.shape.vocabulary * self.shape.bytes
         return always + max(tokens * forward, logits + 2 * tokens * hidden)
 
     def fits(self, budget: float, levels: Sequence[str], away: bool = False) -> int:

@@ -103,8 +103,12 @@ class ReferenceEngine:
         batch = batch.to(self.device)
         hidden_nH = self._hidden(batch)
         with self._here() as head:
-            nll_n = position_losses(hidden_nH, head, batch.ids[batch.targets])
+            nll_n = self._position_losses(hidden_nH, head, batch.ids[batch.targets])
         return torch.bincount(rows, weights=nll_n.double().cpu(), minlength=len(batch.lengths)), learned_R
+
+    def _position_losses(self, hidden_nH: Tensor, head: nn.Linear, targets_n: Tensor) -> Tensor:
+        """nll_n in nats, fp32 or wider."""
+        return position_losses(hidden_nH, head, targets_n)
 
     def _here(self) -> AbstractContextManager[nn.Linear]:
         """The head, its weight on the device inside the block."""

@@ -37,11 +37,12 @@ def sample(rows: Rows, numbers: Sequence[int], count: int = 4) -> list[int]:
 
 def packed_equals_unpacked(engine: Engine, rows: Rows, numbers: Sequence[int], dtype: torch.dtype) -> Proof:
     """Each row's logits in a stream with others against its logits alone, relative to their size."""
-    alone = {n: engine.logits(_short(rows, [n])) for n in numbers}
+    most = _most(rows, numbers)
+    alone = {n: engine.logits(_short(rows, [n], most)) for n in numbers}
     first, later = [0.0], [0.0]
     for i in range(len(numbers)):
         turned = [*numbers[i:], *numbers[:i]]
-        packed = torch.split(engine.logits(_short(rows, turned)), [len(alone[n]) for n in turned])
+        packed = torch.split(engine.logits(_short(rows, turned, most)), [len(alone[n]) for n in turned])
         for place, (n, logits) in enumerate(zip(turned, packed, strict=True)):
             (later if place else first).append(float((logits - alone[n]).norm() / alone[n].norm()))
     figure, limit = max(later), _SLACK * max(first) + 4 * torch.finfo(dtype).eps + 1e-5
@@ -56,10 +57,10 @@ def accumulation_is_exact(engine: Engine, rows: Rows, numbers: Sequence[int], dt
 
     By exact products: in fp8 a last bit that differs makes now and then a difference of a whole step of 3 bits.
     """
-    learned = sum(pack(rows, [n], step=1).learned_tokens for n in numbers)
-    together = _gradient(engine, rows, [list(numbers)], learned)
-    turned = _gradient(engine, rows, [list(reversed(numbers))], learned)
-    singly = _gradient(engine, rows, [[n] for n in numbers], learned)
+    most = _most(rows, numbers)
+    together = _gradient(engine, rows, [list(numbers)], most)
+    turned = _gradient(engine, rows, [list(reversed(numbers))], most)
+    singly = _gradient(engine, rows, [[n] for n in numbers], most)
     norm = together.norm().clamp(min=1e-30)
     noise, figure = float((turned - together).norm() / norm), float((singly - together).norm() / norm)
     limit = _SLACK * noise + 16 * torch.finfo(dtype).eps + 1e-4
@@ -67,9 +68,19 @@ def accumulation_is_exact(engine: Engine, rows: Rows, numbers: Sequence[int], dt
     return Proof("accumulation_exact", figure <= limit, figure, limit, detail)
 
 
+def fused_equals_reference(engine: FusedEngine) -> Proof:
+    """What the fused engine compared with autograd before it was used; beyond the limit another engine trains."""
+    apart, limit = engine.gradient_apart, engine.gradient_limit
+    detail = (
+        "largest relative distance of an adapter's gradient from autograd's through transformers' layers; "
+        f"hidden states {engine.hidden_apart:.2g}"
+    )
+    return Proof("fused_equals_reference", apart <= limit, apart, limit, detail)
+
+
 def adapter_reloads(engine: Engine, rows: Rows, numbers: Sequence[int], reload: Callable[[], None]) -> Proof:
     """Logits as trained against logits after all trained weights were wiped and read back from the written folder."""
-    batch = _short(rows, numbers)
+    batch = _short(rows, numbers, _most(rows, numbers))
     trained = engine.logits(batch)
     noise = _distance(engine.logits(batch), trained)
     engine.parameters.data.fill_(0.01)
@@ -81,7 +92,7 @@ def adapter_reloads(engine: Engine, rows: Rows, numbers: Sequence[int], reload: 
 
 def adapter_has_effect(engine: Engine, model: nn.Module, rows: Rows, numbers: Sequence[int]) -> Proof:
     """Logits with the adapter against the base's own; and no B may be all zeros."""
-    batch = _short(rows, numbers)
+    batch = _short(rows, numbers, _most(rows, numbers))
     tuned = engine.logits(batch)
     noise = _distance(engine.logits(batch), tuned)
     with adapters_off(model):
@@ -147,19 +158,31 @@ def _products(engine: Engine, *, fp8: bool) -> Iterator[None]:
         engine.fp8 = before
 
 
-def _short(rows: Rows, numbers: Sequence[int]) -> PackedBatch:
-    """Whole rows, of which only the last learned tokens count: logits are wide."""
-    learned = [rows.learned(n).copy() for n in numbers]
+def _most(rows: Rows, numbers: Sequence[int]) -> int:
+    """Tokens of a row, so that all together are no more than the longest row, which fits on any card."""
+    return max(2, int(rows.lengths.max()) // len(numbers))
+
+
+def _short(rows: Rows, numbers: Sequence[int], most: int) -> PackedBatch:
+    """The last tokens of rows, of which only the last learned ones count: logits are wide."""
+    learned = [rows.learned(n)[-most:].copy() for n in numbers]
     for mask in learned:
         mask[np.flatnonzero(mask)[:-_POSITIONS]] = False
-    return pack_sequences([rows.ids(n) for n in numbers], learned, numbers, step=0)
+    return pack_sequences([rows.ids(n)[-most:] for n in numbers], learned, numbers, step=0)
 
 
-def _gradient(engine: Engine, rows: Rows, batches: Sequence[Sequence[int]], learned: int) -> Tensor:
+def _gradient(engine: Engine, rows: Rows, batches: Sequence[Sequence[int]], most: int) -> Tensor:
+    packed = [
+        pack_sequences(
+            [rows.ids(n)[-most:] for n in batch], [rows.learned(n)[-most:] for n in batch], batch, 1
+        )
+        for batch in batches
+    ]
+    learned = sum(batch.learned_tokens for batch in packed)
     engine.parameters.zero_grad()
     with _products(engine, fp8=False):
-        for numbers in batches:
-            engine.step(pack(rows, numbers, step=1), scale=1.0 / max(learned, 1))
+        for batch in packed:
+            engine.step(batch, scale=1.0 / max(learned, 1))
     flat = engine.parameters.grad
     found = flat[:: max(1, flat.numel() // _ENTRIES)].double()
     engine.parameters.zero_grad()

@@ -200,6 +200,8 @@ def _finish(
 def _prove_start(recipe: Recipe, run: Run, engine: Engine, rows: Rows, order: Order) -> None:
     dtype: torch.dtype = getattr(torch, recipe.model.dtype)
     numbers = proofs.sample(rows, order.numbers(1).tolist())
+    if isinstance(engine, FusedEngine):
+        run.prove(proofs.fused_equals_reference(engine))
     if isinstance(engine, FusedEngine) and engine.fp8:
         run.prove(proofs.fp8_products(engine))
         run.prove(proofs.fp8_matches_bf16(engine, rows, proofs.sample(rows, range(len(rows)), 16)))
