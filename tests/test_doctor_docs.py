@@ -55,7 +55,7 @@ def _is_key(model: Any, path: list[str]) -> bool:
 @pytest.mark.parametrize("page", [SMALL, TROUBLE], ids=lambda path: path.stem)
 def test_every_key_that_is_named_exists(page: Path) -> None:
     sections = "|".join(name for name in Recipe.model_fields if name not in ("name", "seed", "targets"))
-    named = set(re.findall(rf"`(?:--set )?((?:{sections})(?:\.[a-z_]+)+)", page.read_text("utf-8")))
+    named = set(re.findall(rf"`(?:--set )?((?:{sections})(?:\.[a-z0-9_]+)+)", page.read_text("utf-8")))
     assert len(named) > 8
     assert [key for key in named if not _is_key(Recipe, key.split("."))] == []
 

@@ -27,6 +27,7 @@ _STEPS_LOOKED_AT = 64
 _CONTEXT = 0.6 * GIB  # CUDA's own, which a card's total includes
 _USABLE = 0.92  # the rest goes to gaps between the allocator's blocks
 _WORKSPACES = 0.1 * GIB  # cuBLAS and the like
+_SPARE = 1.02  # what autograd holds a moment longer than counted here
 _HEAD_CHUNK = 256 << 20  # fp32 logits of a chunk, as in head.py
 _BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _NORMED_HEADS = ("qwen3", "olmo2", "olmo3", "exaone4", "apertus")
@@ -152,8 +153,11 @@ class Shape:
             + len(self.adapted) * b * self.rank
         )
 
-    def moments(self, recomputed: int) -> list[tuple[float, float]]:
-        """(bytes, bytes per token) of the moments that can be the peak, the first `recomputed` layers recomputing."""
+    def moments(self, recomputed: int, chunk: int = _HEAD_CHUNK) -> list[tuple[float, float]]:
+        """(bytes, bytes per token) of the moments that can be the peak, the first `recomputed` layers recomputing.
+
+        `chunk`: bytes of fp32 logits at a time.
+        """
         b, always = self.bytes, self.weights + self.state + self.image + _WORKSPACES
         held = (self.layers - recomputed) * self.kept + recomputed * b * self.hidden
         ends = 6 * b * self.hidden  # embedding, last norm, hidden states and their gradient
@@ -161,11 +165,13 @@ class Shape:
             2 * b + 1
         ) * self.ffn + 4 * b * self.hidden  # down_proj: mask, its hash, gradients in and out
         again = self.kept if recomputed == self.layers else 0  # else layers that are done have made room
-        return [(always + _HEAD_CHUNK * (1 + b / 4), held + ends), (always, held + again + backward)]
+        logits = chunk * (2 + (b / 4 if b < 4 else 0))  # in b bytes, made wide, and their logarithms
+        return [(always + logits, _SPARE * (held + ends)), (always, _SPARE * (held + again + backward))]
 
-    def peak(self, tokens: int, recomputed: int) -> float:
-        """Predicted bytes in torch's allocator."""
-        return max(constant + tokens * each for constant, each in self.moments(recomputed))
+    def peak(self, tokens: int, recomputed: int, learned: int | None = None) -> float:
+        """Predicted bytes in torch's allocator, where `learned` of the tokens, or all, are learned."""
+        chunk = min(_HEAD_CHUNK, 4 * self.vocabulary * (tokens if learned is None else learned))
+        return max(constant + tokens * each for constant, each in self.moments(recomputed, chunk))
 
     def fits(self, budget: float, recomputed: int) -> int:
         """The most tokens whose peak is within `budget` bytes; 0 when there is no room at all."""
@@ -227,7 +233,8 @@ def make_plan(
     if not possible:
         raise no_room(shape, budget, shape.peak(needed, choices[-1]), needed)
     if budget.rows is not None:
-        return _plan(shape, budget, needed, possible[0], "train.micro_batch is given")
+        most = by_rows.most(steps) if steps else None
+        return _plan(shape, budget, needed, possible[0], "train.micro_batch is given", most)
     looked_at = some_steps(lengths, budget.batch)
     largest = most_of(replace(by_rows, rows=budget.batch), steps, longest).tokens
 
@@ -246,16 +253,17 @@ def make_plan(
         else "fewer layers recompute than with more tokens at once"
     )
     why = why if best or largest <= tokens else "nothing needs recomputing"
-    plan = _plan(shape, budget, tokens, best, why, min(tokens, largest))
-    return _plan(shape, budget, tokens, best, why, plan.most(steps).tokens) if steps else plan
+    tokens = min(tokens, largest)  # a validation holds as many
+    plan = _plan(shape, budget, tokens, best, why)
+    return _plan(shape, budget, tokens, best, why, plan.most(steps)) if steps else plan
 
 
 def _plan(
-    shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str, most: int | None = None
+    shape: Shape, budget: Budget, tokens: int, recomputed: int, why: str, most: Most | None = None
 ) -> MicroBatchPlan:
     """`tokens` is the budget of a micro-batch, `most` what one can really hold (None: as much)."""
-    most = tokens if most is None else most
-    gib = None if budget.usable is None else gib_of(shape.peak(most, recomputed))
+    most = most or Most(tokens, tokens, 1)
+    gib = None if budget.usable is None else gib_of(shape.peak(most.tokens, recomputed, most.learned))
     size = f"{budget.rows} rows" if budget.rows else f"up to {tokens:,} tokens"
     layers = "no layer recomputes" if recomputed == 0 else f"{recomputed} of {shape.layers} layers recompute"
     room = "" if gib is None else f", {gib:.1f} of {budget.total_gib:.1f} GiB"

@@ -50,7 +50,7 @@ class MicroBatchPlan:
                 list(range(i, min(i + self.rows, len(lengths)))) for i in range(0, len(lengths), self.rows)
             ]
         assert self.tokens is not None
-        if not self.padded and sum(lengths) <= self.tokens:
+        if lengths and not self.padded and sum(lengths) <= self.tokens:
             return [list(range(len(lengths)))]
         longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         if self.padded:
