@@ -41,8 +41,8 @@ GROUPS = {
         "ours --kind ragged --steps 48 --dropout 0.1",
     ),
     "cap": ("ours --steps 6 --memory 22", f"{_DEFAULT} --memory 22"),
-    "lean": ("ours --steps 6 --memory 7.2", f"{_DEFAULT} --peer-rows 2 --accumulation 8"),
-    "fp8": ("ours --steps 12 --fp8", _DEFAULT),
+    "lean": ("ours --steps 6 --memory 7.2",),
+    "fp8": ("ours --steps 12 --fp8",),
     "parallel": ("ours --steps 8", "ours --steps 8 --parallel ddp"),
 }
 LINEARS = {
