@@ -73,7 +73,7 @@ def until(happened: Callable[[], Any], seconds: float = 60) -> None:
 
 @linux
 def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"epochs": 16, "save_every": 20, "evaluate_every": 40}
+    settings = {"epochs": 30, "save_every": 20, "evaluate_every": 40}
     whole = prepare_run(Path(command(project, "whole", monkeypatch, **settings)[1]), project / "runs")
     assert together(*whole, 2) == [None, None]
     recipe = Path(command(project, "hurt", monkeypatch, **settings)[1])
@@ -89,7 +89,7 @@ def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     state = json.loads((run / "state.json").read_text())
-    assert process.exitcode == 75 and state["phase"] == "stopped" and state["step"] == newest(run) < 160
+    assert process.exitcode == 75 and state["phase"] == "stopped" and state["step"] == newest(run) < 300
     assert (run / "log.txt").read_text().count("SIGTERM: finishing this step") == 1
     assert (run / "log.txt").read_text().count("train.parallel: ddp: 2 ranks") == 1
 
@@ -97,14 +97,14 @@ def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch
     os.kill(ranks_of(run)[1], signal.SIGKILL)
     begin = time.monotonic()
     process.join(60)
-    assert process.exitcode == 75 and time.monotonic() - begin < 15 and not ranks_of(run)
+    assert process.exitcode == 75 and time.monotonic() - begin < 40 and not ranks_of(run)
     assert (
         "rank 1 of 2 was ended by SIGKILL" in json.loads((run / "state.json").read_text())["ended"]["error"]
     )
 
     process = started(newest(run) + 1)
     process.kill()  # the ranks see their parent go: the run's lock went with it
-    until(lambda: not ranks_of(run), 10)
+    until(lambda: not ranks_of(run), 30)
     process = start(recipe, runs)
     process.join(60)
     assert process.exitcode == 0

@@ -154,10 +154,13 @@ def _raise_cause(ranks: list[_Rank], run: Run, stop: StopRequest) -> None:
     """What one rank failed with makes the others fail, too: raises the first cause alone."""
     mendable = [r for r in ranks if isinstance(r.error, TunesmithError) and not isinstance(r.error, Stopped)]
     if mendable:
-        first = min(mendable, key=lambda rank: rank.at)
+        first = mendable[
+            0
+        ]  # rank 0's where it has one: it knows of checkpoints that were still being written
         assert isinstance(first.error, TunesmithError)
         if isinstance(first.error, OutOfRoom) and first.number:
             first.error.where = f"rank {first.number}, {first.error.where}"
+            first.error.exit_code = 75 if _saved(run) else first.error.exit_code
         raise first.error
     lost = [rank for rank in ranks if rank.killed]
     if stop.signal and any(rank.killed == stop.signal for rank in lost):
@@ -181,13 +184,17 @@ def _raise_cause(ranks: list[_Rank], run: Run, stop: StopRequest) -> None:
         )
 
 
+def _saved(run: Run) -> list[str]:
+    return sorted(path.parent.name for path in run.checkpoints.glob("step-*/MANIFEST.json"))
+
+
 def _lost(rank: _Rank, size: int, run: Run) -> Stopped:
     """What to say of a rank that something outside has killed."""
     name = rank.killed.name if rank.killed else "a signal"
     if rank.log:
         lines = rank.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
         console.note("\n".join([f"the last lines of {rank.log.name}:", *(f"  {line}" for line in lines)]))
-    steps = sorted(path.parent.name for path in run.checkpoints.glob("step-*/MANIFEST.json"))
+    steps = _saved(run)
     kept = f"goes on from checkpoint {steps[-1]}" if steps else "begins again: there was no checkpoint yet"
     why = " (too little host memory is one reason)" if name == "SIGKILL" else ""
     return Stopped(
