@@ -1,4 +1,4 @@
-"""What a step of the fused engine allocates on a card, counted without one: the engine itself on meta tensors.
+"""What a step of an engine allocates on a card, counted without one: the engine itself on meta tensors.
 
 Every storage is counted from the operation that makes it until nobody holds it, rounded up to 512 bytes as torch's
 CUDA allocator does. Meta tensors have sizes and no numbers, so the shapes are those of real models. What a card's
@@ -28,7 +28,7 @@ from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.protocol import PackedBatch, pack_sequences
 from tunesmith.kernels import plain
 from tunesmith.kernels.kernel_set import Drops
-from tunesmith.model import lora
+from tunesmith.model import attention, dropout, lora
 from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters, add_lora, linears
 from tunesmith.model.weights import FrozenLinear, FrozenWeight, Int8, Nf4
@@ -96,6 +96,16 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     monkeypatch.setattr(FusedEngine, "_require_equal_layers", lambda engine: None)
     monkeypatch.setattr(lora.LoraLinear, "initialize", lambda adapter, seed: None)
     monkeypatch.setattr(fused, "token_keys", lambda seed, step, rows, positions: positions.to(torch.int32))
+    monkeypatch.setattr(
+        reference, "token_keys", lambda seed, step, rows, positions: positions.to(torch.int32)
+    )
+    monkeypatch.setattr(
+        attention.Packed, "attend", lambda packed, n, q, k, v, *more: _Attention.apply(q, k, v)
+    )
+    monkeypatch.setattr(dropout, "_kernel", lambda x: lambda x, out, *more: out)
+    monkeypatch.setattr(
+        Nf4, "dequantize", lambda weight, kind: torch.empty(weight.shape, dtype=kind, device="meta")
+    )
     counted = Counted()
     monkeypatch.setattr(fused_host.Courier, "host", lambda courier, like: counted.host(like))
     monkeypatch.setattr(fused_host.Outer, "embed", _embed)
@@ -111,6 +121,14 @@ def engine_of(config: dict[str, Any], recipe: Recipe) -> FusedEngine:
     return made
 
 
+def reference_of(config: dict[str, Any], recipe: Recipe) -> reference.ReferenceEngine:
+    """The reference engine over a model without numbers."""
+    made = reference.ReferenceEngine(_model(config, recipe), recipe)
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    made.body.rotary_emb.forward = lambda like, position_ids: _tables(like, position_ids, width)
+    return made
+
+
 def batch_of(lengths: Sequence[int], learned: float = 1.0) -> PackedBatch:
     """Rows whose last `learned` share is learned."""
     masks = [[t >= n * (1 - learned) for t in range(n)] for n in lengths]
@@ -118,7 +136,11 @@ def batch_of(lengths: Sequence[int], learned: float = 1.0) -> PackedBatch:
 
 
 def peak_of(
-    counted: Counted, engine: FusedEngine, plan: MicroBatchPlan, batch: PackedBatch, optimizer: int
+    counted: Counted,
+    engine: reference.ReferenceEngine,
+    plan: MicroBatchPlan,
+    batch: PackedBatch,
+    optimizer: int,
 ) -> int:
     """Bytes at the peak of a step under the plan, beside an optimiser state of so many bytes."""
     engine.use(plan)
@@ -192,6 +214,29 @@ def _attend_backward(
         del each
     del wide, sums
     return Heads(dq, dk, dv)
+
+
+class _Attention(torch.autograd.Function):
+    """The same through autograd, q, k and v as [1, heads, T, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        _, heads, tokens, width = q.shape
+        lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
+        o = torch.empty(1, tokens, heads, width, dtype=q.dtype, device=q.device)
+        ctx.save_for_backward(q, k, v, o, lse)
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, _, _ = ctx.saved_tensors
+        wide = torch.empty(q.shape, dtype=torch.float32, device=q.device)
+        found = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        if k.shape[1] < q.shape[1]:
+            each = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(2)]
+            del each
+        del wide
+        return found
 
 
 def _embed(outer: fused_host.Outer, ids: Tensor, host_ids: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from step_memory import Counted, batch_of, counting, engine_of, peak_of
+from step_memory import Counted, batch_of, counting, engine_of, peak_of, reference_of
 from test_fused_memory import MEASURED
 from test_memory_plan import LLAMA_8B, recipe
 
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_memory import FusedShape, ladder
-from tunesmith.engine.memory import GIB
+from tunesmith.engine.memory import GIB, Shape
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.recipe import Data, Model, Recipe, Train, Tune
 
@@ -115,6 +115,21 @@ def counts(case: Case, counted: Counted) -> tuple[float, float]:
 def test_prediction_is_never_under_and_at_most_a_tenth_over(seed: int, counted: Counted) -> None:
     case = drawn(seed)
     told, found = counts(case, counted)
+    assert found <= told <= 1.10 * found, f"{told / GIB:.2f} GiB for {found / GIB:.2f}: {case}"
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_the_reference_engine_likewise(seed: int, counted: Counted) -> None:
+    case = drawn(seed)
+    layers, draw = len(case.plan.recompute), random.Random(seed)
+    again = draw.choice([0, layers, draw.randint(0, layers)])
+    engine = reference_of(SHAPES[case.name], case.recipe)
+    shape = Shape.of(SHAPES[case.name], case.recipe, trained=engine.parameters.data.numel())
+    lengths = case.lengths[:30] if len(set(case.lengths)) > 1 else case.lengths[:4]
+    batch = batch_of(lengths, case.learned)
+    plan = MicroBatchPlan(1 << 20, None, ("full",) * again + ("none",) * (layers - again))
+    found = peak_of(counted, engine, plan, batch, int(shape.state - 8 * shape.trained)) + CUBLAS
+    told = shape.peak(batch.tokens, again, batch.learned_tokens)
     assert found <= told <= 1.10 * found, f"{told / GIB:.2f} GiB for {found / GIB:.2f}: {case}"
 
 

@@ -94,7 +94,7 @@ class Pace:
         shape, b = self.shape, self.shape.bytes
         logits = 4 * learned * shape.vocabulary * b
         if self.engine == "reference":
-            each = _REFERENCE_PASSES * b * (shape.hidden + shape.ffn)
+            each: float = _REFERENCE_PASSES * b * (shape.hidden + shape.ffn)
             return ways * tokens * shape.layers * each + 3 * logits
         inputs = outputs = 0
         for group in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
