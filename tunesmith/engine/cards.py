@@ -1,9 +1,9 @@
 """The cards that people train on, by the names they type: memory, speed and age, from their makers' datasheets.
 
-`memory` is what torch reports, not what stands on the box: the least that was seen in error messages of torch (drivers
-differ by up to 0.3 GiB), for the H200 what we measured. Speeds are dense (a datasheet's figure with sparsity halved),
-sums in fp32; for a card without bfloat16 those of float16. Sources: NVIDIA's datasheets and architecture papers of
-each card, read in November 2026. Nothing here is measured but the H200's memory.
+`memory` is what torch reports, not what stands on the box: on the low side of what its messages show (drivers differ by
+up to 0.3 GiB); that of the H200 is measured. Speeds are the published dense ones, sums in fp32 (a figure with sparsity
+halved), float16's for a card without bfloat16. Written down in November 2026 from what NVIDIA publishes of each card
+(nvidia.com, datasheets and architecture papers); none but the H200 was at hand to check them on.
 """
 
 from __future__ import annotations
