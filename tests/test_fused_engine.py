@@ -319,6 +319,24 @@ def _bytes(kept: Kept) -> int:
     return sum(t.numel() * t.element_size() for t in flat if isinstance(t, Tensor))
 
 
+def test_a_small_card_has_embedding_and_head_away_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a plan: the comparison with autograd sees the same numbers."""
+    usual = pair(quantize="nf4")[1]
+    monkeypatch.setattr(FusedEngine, "_is_tight", lambda self: True)
+    tight = pair(quantize="nf4")[1]
+    assert tight._outer._on_host and not usual._outer._on_host
+    assert (tight.hidden_apart, tight.gradient_apart) == (usual.hidden_apart, usual.gradient_apart)
+    assert torch.equal(total(tight, ALL)[1], total(usual, ALL)[1])
+    monkeypatch.undo()
+    assert [_with_memory(usual, gib)._is_tight() for gib in (0.7, 80.0)] == [True, False]
+
+
+def _with_memory(engine: FusedEngine, gib: float) -> FusedEngine:
+    train = engine.recipe.train.model_copy(update={"memory": gib})
+    engine.recipe = engine.recipe.model_copy(update={"train": train})
+    return engine
+
+
 def test_a_plan_for_another_model_is_refused() -> None:
     fused = pair()[1]
     for levels in (("none",) * 3, ("none", "some")):

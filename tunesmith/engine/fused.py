@@ -29,6 +29,7 @@ from tunesmith.engine.protocol import MicroBatchPlan, PackedBatch, Step, StepSum
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError
 from tunesmith.kernels.chosen import kernels_for
+from tunesmith.model.attention import Packed, Padded
 from tunesmith.model.dropout import token_keys
 from tunesmith.model.lora import adapters, decoder_layers
 from tunesmith.recipe import Recipe
@@ -37,7 +38,9 @@ _TRIED = 24  # tokens of the comparison with transformers' own layers
 
 
 class FusedEngine(ReferenceEngine):
-    """See the protocol. `why_not` (fused_fits) says beforehand what it can't take."""
+    """See the protocol. `why_not` says beforehand what it can't take."""
+
+    _is_away = False  # whether embedding and head lie in host memory
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         super().__init__(model, recipe)
@@ -61,17 +64,30 @@ class FusedEngine(ReferenceEngine):
                 for projection in layer.projections:
                     projection.keep_fp8()
             self._shared.release()
+        self._place(on_host=self._is_tight())
         self._require_equal_layers()
+
+    def _place(self, *, on_host: bool) -> None:
+        self._outer.place(on_host=on_host)
+        self._is_away = on_host
+
+    def _is_tight(self) -> bool:
+        """Whether embedding and head should be away even before there is a plan."""
+        fused, budget = self._room()
+        return budget.usable is not None and budget.usable < fused.always(0) + 2 * fused.head
+
+    def _room(self) -> tuple[FusedShape, Budget]:
+        cuda = self.device.type == "cuda"
+        total = torch.cuda.get_device_properties(self.device).total_memory if cuda else None
+        trained = self.parameters.data.numel()
+        shape = FusedShape.of(self.model.config.to_dict(), self.recipe, trained=trained)
+        return shape, Budget.of(self.recipe.train, total)
 
     def plan(
         self, lengths: Sequence[int] | NDArray[np.int64], steps: Sequence[Step] | None = None
     ) -> MicroBatchPlan:
         """See the protocol. A function of recipe, rows and the card's total memory (or train.memory)."""
-        total = (
-            torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
-        )
-        shape = FusedShape.of(self.model.config.to_dict(), self.recipe, trained=self.parameters.data.numel())
-        return make_fused_plan(shape, Budget.of(self.recipe.train, total), [int(n) for n in lengths], steps)
+        return make_fused_plan(*self._room(), [int(n) for n in lengths], steps)
 
     def use(self, plan: MicroBatchPlan) -> None:
         """Take over which layers recompute what, of which dense images are kept, and where embedding and head lie."""
@@ -85,7 +101,7 @@ class FusedEngine(ReferenceEngine):
             for projection in layer.projections:
                 projection.keep(n < plan.images)
         self._shared.release()
-        self._outer.place(on_host=plan.outer_on_host)
+        self._place(on_host=plan.outer_on_host)
 
     @torch.no_grad()
     def step(self, batch: PackedBatch, scale: float) -> StepSums:
@@ -115,6 +131,14 @@ class FusedEngine(ReferenceEngine):
 
     def _here(self) -> AbstractContextManager[nn.Linear]:
         return self._outer.head()
+
+    def _run(self, ids: Tensor, positions: Tensor, attention: Packed | Padded) -> Tensor:
+        """The model's own layers; its embedding may be away."""
+        if not self._is_away:
+            return super()._run(ids, positions, attention)
+        x = self._outer.embed(ids.flatten(), ids.flatten()).view(*ids.shape, -1)
+        out = self.body(inputs_embeds=x, position_ids=positions, use_cache=False, attention=attention)
+        return cast(Tensor, out.last_hidden_state)
 
     def _layers_forward(
         self, x: Tensor, stream: Stream, *, keeps: bool
@@ -215,36 +239,36 @@ class FusedEngine(ReferenceEngine):
         ids = torch.arange(1, _TRIED + 1, device=self.device) % self.model.config.vocab_size
         batch = _small_batch(ids)
         with torch.no_grad():
-            told, found = super()._hidden(batch), self._hidden(batch)
+            told = super()._hidden(batch)
+        norms = self._by_autograd(batch)
+        with torch.no_grad():
+            found = self._hidden(batch)
         half = told.dtype in (torch.bfloat16, torch.float16)
         self.hidden_apart = float((found.double() - told.double()).norm() / told.double().norm())
         limit = 0.02 + 6e-3 * len(self.layers) if half else 1e-3
         if not self.hidden_apart <= limit:
             self._refuse("hidden states", self.hidden_apart, limit)
-        self.gradient_apart, where = self._gradients_apart(batch)
+        fp8, self.fp8 = self.fp8, False
+        self.step(batch, -1.0)  # onto autograd's: no second buffer of gradients
+        self.fp8 = fp8
+        # B starts at zero, and A then has no gradient
+        apart = torch.where(norms > 0, self._norms() / norms, self._norms()).nan_to_num(nan=torch.inf).max(0)
+        self.parameters.zero_grad()
+        self.gradient_apart, where = float(apart.values), list(self.parameters.grads)[int(apart.indices)]
         # 32 layers of noise in bf16: 0.15 at the worst adapter; a wrong formula: 0.3 and more
         self.gradient_limit = 0.1 + 5e-3 * len(self.layers) if half else 1e-3
         if not self.gradient_apart <= self.gradient_limit:
             self._refuse(f"gradients of {where}", self.gradient_apart, self.gradient_limit)
 
-    def _gradients_apart(self, batch: PackedBatch) -> tuple[float, str]:
-        """The largest difference of one adapter's gradient from autograd's, relative to its norm; dropout included."""
-        with torch.enable_grad(), self._dropping(batch):
+    def _by_autograd(self, batch: PackedBatch) -> Tensor:
+        """Adds the gradients, dropout included; returns the norm of each adapter's."""
+        with torch.enable_grad(), self._dropping(batch), self._here() as head:
             hidden_nH = super()._hidden(batch)
-            summed_loss(hidden_nH, self.head, batch.ids[batch.targets], 1.0)[0].backward()  # type: ignore[no-untyped-call]
-        told = self.parameters.grad.clone()
-        self.parameters.zero_grad()
-        fp8, self.fp8 = self.fp8, False
-        self.step(batch, 1.0)
-        self.fp8 = fp8
-        self.parameters.grad -= told
-        norms = torch.stack([g.norm() for g in self.parameters.grads.values()])
-        self.parameters.grad.copy_(told)
-        own = torch.stack([g.norm() for g in self.parameters.grads.values()])
-        self.parameters.zero_grad()
-        apart = torch.where(norms > 0, norms / own, norms)  # B starts at zero, and A without a gradient
-        worst = apart.nan_to_num(nan=torch.inf).max(0)
-        return float(worst.values), list(self.parameters.grads)[int(worst.indices)]
+            summed_loss(hidden_nH, head, batch.ids[batch.targets], 1.0)[0].backward()  # type: ignore[no-untyped-call]
+        return self._norms()
+
+    def _norms(self) -> Tensor:
+        return torch.stack([gradient.norm() for gradient in self.parameters.grads.values()])
 
     def _refuse(self, what: str, error: float, limit: float) -> NoReturn:
         raise ModelError(
