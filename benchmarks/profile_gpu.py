@@ -102,7 +102,9 @@ def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> torch.Tens
         flush=True,
     )
     if isinstance(engine, FusedEngine):
-        print(f"  apart from autograd: hidden {engine.hidden_apart:.3g}, gradient {engine.gradient_apart:.3g}")
+        print(
+            f"  apart from autograd: hidden {engine.hidden_apart:.3g}, gradient {engine.gradient_apart:.3g}"
+        )
     if arguments.table:
         table(step)
     step()
