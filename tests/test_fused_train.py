@@ -7,10 +7,13 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_project import adapter_sha256, make_project, metrics, prepare_run
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from tunesmith.engine.fused_weights import Projection
 from tunesmith.errors import ProofFailed, Stopped
@@ -70,6 +73,27 @@ def test_the_adapter_is_the_references(
     recipe = recipe.model_copy(update={"seed": 1})
     train(recipe, again)
     assert distance(again, told) > 1e-2  # the mutant of the comparison: another seed
+
+
+def test_plain_peft_gives_both_adapters_the_same_logits(prepared: Prepared) -> None:
+    ids, found = torch.arange(5, 45)[None], []
+    for engine in ("reference", "fused"):
+        recipe, run = prepared(f"{engine}-for-peft", "fp32", engine)
+        train(recipe, run)
+        base = AutoModelForCausalLM.from_pretrained(recipe.model.base, dtype=torch.float32)
+        with torch.no_grad():
+            bare = base(ids).logits
+            found.append(peft.PeftModel.from_pretrained(base, run.adapter)(ids).logits)
+    effect = (found[0] - bare).norm()
+    assert effect > 0.05 * bare.norm()
+    assert (found[1] - found[0]).norm() < 1e-4 * effect
+    # the mutant: an adapter read without its scaling
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    (run.adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["r"]}))
+    other = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(recipe.model.base, dtype=torch.float32), run.adapter
+    )
+    assert (other(ids).logits - found[0]).norm() > 1e-2 * effect
 
 
 def test_stopped_and_resumed_is_the_same_run(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
