@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tunesmith.engine.fused_memory import LEVELS, FusedShape
 from tunesmith.engine.memory import Budget
 from tunesmith.recipe import Recipe
 from tunesmith.recipe import Train as TrainSection
@@ -27,11 +28,24 @@ def row(gib: str) -> str:
     return " | ".join([gib, *longest, f"{(shape.peak(2048, shape.layers) + context) / GIB:.1f} GiB"])
 
 
-def test_the_table_is_the_planners() -> None:
-    rows = re.findall(r"^\| [^|]+ \| ([\d.]+) \| (.+tokens .+) \|$", SMALL.read_text("utf-8"), re.MULTILINE)
-    assert len(rows) == 5
-    for gib, rest in rows:
+def fused_row(gib: str) -> list[str]:
+    """The fused engine's planner: the longest row without recomputing, and at all."""
+    fused, layers = FusedShape(shape_8b(), shape_8b().adapted), shape_8b().layers
+    usable = Budget.of(TrainSection(memory=float(gib)), None).usable or 0.0
+    longest = [fused.fits(usable, (LEVELS[0],) * layers), fused.fits(usable, (LEVELS[-1],) * layers, True)]
+    return [f"{tokens:,} tokens" if tokens else "" for tokens in longest]
+
+
+def test_the_tables_are_the_planners() -> None:
+    fused, _, reference = SMALL.read_text("utf-8").partition("## T4, V100, other models")
+    line = re.compile(r"^\| [^|]+ \| ([\d.]+) \| (.*tokens .+) \|$", re.MULTILINE)
+    assert len(line.findall(fused)) == len(line.findall(reference)) == 5
+    for gib, rest in line.findall(reference):
         assert f"{gib} | {rest}" == row(gib), "docs/small-gpus.md: the planner says otherwise now"
+    for gib, rest in line.findall(fused):
+        assert [cell.strip() for cell in rest.split("|")][:2] == fused_row(gib), (
+            "docs/small-gpus.md: likewise"
+        )
 
 
 def test_single_figures_are_the_planners() -> None:
