@@ -313,6 +313,22 @@ def test_the_host_changes_no_bit(tied: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert not torch.equal(total(fused, ALL)[1], told[1])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_brought_head_leaves_the_embedding_on_the_host(tied: bool) -> None:
+    """Hidden states are computed inside the block, too: a tied embedding must not follow the head to the card."""
+    fused = pair(tie_word_embeddings=tied)[1]
+    outer, made = fused._outer, []
+    host = outer._courier.host
+    outer._courier.host = lambda like: made.append(host(like)) or made[-1]  # type: ignore[method-assign]
+    fused.use(plan("none", "none", away=True))
+    assert len(made) == (1 if tied else 2)  # nothing is copied twice
+    on_host = [weight.data_ptr() for weight in (fused.body.embed_tokens.weight, fused.head.weight)]
+    with fused._here() as head:
+        assert head.weight.data_ptr() not in on_host and torch.equal(head.weight, fused.head.weight)
+        assert [w.data_ptr() for w in (fused.body.embed_tokens.weight, fused.head.weight)] == on_host
+    assert head.weight.numel() == 0 and outer._brought is None
+
+
 def _bytes(kept: Kept) -> int:
     tensors = [getattr(kept, field.name) for field in dataclasses.fields(kept)]
     flat = [t for one in tensors if one is not None for t in (one if isinstance(one, tuple) else (one,))]

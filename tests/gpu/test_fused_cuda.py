@@ -40,13 +40,14 @@ def recipe(dropout: float) -> Recipe:
     )
 
 
-def model(kind: torch.dtype, quantize: str, dropout: float, layers: int = 2) -> PreTrainedModel:
+def model(
+    kind: torch.dtype, quantize: str, dropout: float, layers: int = 2, tied: bool = False
+) -> PreTrainedModel:
     """Equal numbers in every type: drawn in fp32, rounded to bf16 first."""
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        found = LlamaForCausalLM(
-            LlamaConfig(**SHAPE | {"num_hidden_layers": layers}, attn_implementation=register())
-        )
+        sizes = SHAPE | {"num_hidden_layers": layers, "tie_word_embeddings": tied}
+        found = LlamaForCausalLM(LlamaConfig(**sizes, attn_implementation=register()))
         with torch.no_grad():
             for parameter in found.parameters():
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.02)
@@ -138,6 +139,18 @@ def test_memory_never_changes_a_bit(dropout: float, lengths: tuple[int, ...]) ->
                 assert found[0] == told[0] and torch.equal(found[1], told[1]), (level, images, away)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_small_card_has_embedding_and_head_away_from_the_start(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FusedEngine, "_is_tight", lambda self: True)
+    engine = FusedEngine(model(torch.bfloat16, "nf4", 0.1, tied=tied), recipe(0.1))
+    weights = engine.body.embed_tokens.weight, engine.head.weight
+    assert not any(weight.is_cuda for weight in weights) and engine.gradient_apart <= engine.gradient_limit
+    assert bool(torch.isfinite(engine.logits(batch(RAGGED))).all())
+    assert not any(weight.is_cuda for weight in weights)
 
 
 def test_inputs_of_many_layers_go_and_come() -> None:

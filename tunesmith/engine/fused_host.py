@@ -90,15 +90,10 @@ class Outer:
         """Moves both weights (one, where they are tied) to the host, or back."""
         if on_host == self._on_host:
             return
-        moved: dict[int, Tensor] = {}
-        for module in (self._embedding, self._head):
-            weight = module.weight.data
-            if weight.data_ptr() not in moved:
-                there = (
-                    self._courier.host(weight) if on_host else torch.empty_like(weight, device=self.device)
-                )
-                moved[weight.data_ptr()] = there.copy_(weight)
-            module.weight.data = moved[weight.data_ptr()]
+        weights = (self._embedding.weight, self._head.weight)
+        for weight in {id(one): one for one in weights}.values():
+            there = self._courier.host(weight) if on_host else torch.empty_like(weight, device=self.device)
+            weight.data = there.copy_(weight)
         self._on_host, self._brought = on_host, None
 
     def embed(self, ids_T: Tensor, host_ids_T: Tensor) -> Tensor:
@@ -120,16 +115,17 @@ class Outer:
 
     @contextmanager
     def head(self) -> Iterator[nn.Linear]:
-        """The head, with its weight on the device inside the block."""
+        """The head with its weight on the device, for the block; a tied embedding stays where it is."""
         if not self._on_host:
             yield self._head
             return
         self.call_head()
         assert self._brought is not None
-        there, (here, done) = self._head.weight.data, self._brought
+        (here, done), self._brought = self._brought, None
         self._courier.wait(done)
-        self._head.weight.data = here
+        brought = nn.Linear(here.shape[1], here.shape[0], bias=False, device="meta")
+        brought.weight, brought.bias = nn.Parameter(here, requires_grad=False), self._head.bias
         try:
-            yield self._head
+            yield brought
         finally:
-            self._head.weight.data, self._brought = there, None
+            brought.weight.data = here.new_empty(0)  # whoever still names it holds no memory
