@@ -61,6 +61,15 @@ def test_a_wide_vocabulary_shrinks_and_stays_as_divisible(tmp_path: Path) -> Non
         assert wide % 16 == small % 16
 
 
+def test_targets_of_single_layers_need_not_be_among_the_two(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    recipe, base = recipe_for(tmp_path, "none"), base_of(tmp_path)
+    targets = ["model.layers.20.self_attn.q_proj", "down_proj"]
+    recipe = recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"target_modules": targets})})
+    found = {adapter.name.rpartition(".")[2] for adapter in adapters(small_model(recipe, base, CPU))}
+    assert found == {"q_proj", "down_proj"}
+
+
 def test_a_cpu_has_nothing_to_compile(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     before = threading.active_count()

@@ -62,7 +62,12 @@ def small_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
     changed = {"num_hidden_layers": 2, "vocab_size": vocabulary, "pad_token_id": None}
     dtype: torch.dtype = getattr(torch, recipe.model.dtype)
     model = noise_model(base, dtype=dtype, quantize=recipe.model.quantize, device=device, **changed)
-    add_lora(model, recipe.tune, recipe.seed)
+    targets = recipe.tune.target_modules
+    if (
+        targets != "all"
+    ):  # a target may name a layer that two layers lack; its kernels don't know where it stands
+        targets = [target.rpartition(".")[2] for target in targets]
+    add_lora(model, recipe.tune.model_copy(update={"target_modules": targets}), recipe.seed)
     return model
 
 
