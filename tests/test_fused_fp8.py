@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine_exact import ALL, ONE_BY_ONE, ROWS, add_random_lora, batch, total
+from test_engine_exact import ALL, ONE_BY_ONE, ROWS, batch, total
 from test_engine_exact import recipe as plain_recipe
-from tiny_models import KINDS, tiny
+from test_fused_engine import _one
+from tiny_models import KINDS
 from tiny_project import make_project, prepare_run
 from torch import Tensor, nn
 
@@ -26,9 +27,8 @@ from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.errors import RecipeError, SetupError
 from tunesmith.evaluate.report import _method
 from tunesmith.kernels.plain import FP8_LARGEST, quantise_rows
-from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters, linears
-from tunesmith.model.weights import Dense, FrozenLinear, quantized
+from tunesmith.model.weights import Dense
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.rows import Rows
@@ -50,17 +50,8 @@ def engine(
     dtype: torch.dtype = torch.bfloat16,
     quantize: str = "none",
 ) -> FusedEngine:
-    wanted = recipe(fp8=fp8, dropout=dropout)
-    model = tiny(kind, dtype=dtype, attention=register())
-    if quantize != "none":
-        for name in linears(model):
-            linear = model.get_submodule(name)
-            parent, _, leaf = name.rpartition(".")
-            bias = None if linear.bias is None else linear.bias.detach()
-            frozen = FrozenLinear(quantized(linear.weight.detach(), quantize), bias)
-            setattr(model.get_submodule(parent), leaf, frozen)
-    add_random_lora(model, wanted.tune)
-    return FusedEngine(model, wanted)
+    made: FusedEngine = _one(FusedEngine, kind, dtype, recipe(fp8=fp8, dropout=dropout), quantize, {})
+    return made
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
