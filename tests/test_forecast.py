@@ -47,6 +47,8 @@ def told(wanted: Recipe, card: Card = H200, lengths: list[int] | None = None, sh
         ("a100", "A100-40GB"), ("A100 80GB", "A100-80GB"), ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
         ("NVIDIA H100 80GB HBM3", "H100"), ("Tesla V100-SXM2-32GB", "V100-32GB"), ("Tesla T4", "T4"),
         ("H100 PCIe", "H100 PCIe"), ("a2-highgpu-1g", "A100-40GB"), ("p6-b200.48xlarge", "B200"),
+        ("A100-80", "A100-80GB"), ("NVIDIA A100-PCIE-40GB", "A100-40GB"), ("RTX 4090 24GB", "RTX 4090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"), ("H100 80GB PCIe", "H100 PCIe"), ("T4 16 GB", "T4"),
     ],
 )  # fmt: skip
 def test_cards_by_the_names_people_type(typed: str, name: str) -> None:
@@ -60,6 +62,14 @@ def test_every_card_is_found_by_its_own_name_and_is_plausible() -> None:
         assert 10 * GIB < card.memory < 200 * GIB and 40e12 < card.half < 3e15
         assert card.fp8 == 0 or 1.9 < card.fp8 / card.half < 2.1
         assert (card.fp8 > 0) == (card.capability >= (8, 9))
+
+
+@pytest.mark.parametrize(
+    "typed", ["RTX 3060 8GB", "RTX 4060 Ti 8GB", "H100 94GB", "A100 20GB", "RTX 2080 Ti 22GB", "H100-2", ""]
+)
+def test_another_memory_is_another_card(typed: str) -> None:
+    with pytest.raises(SetupError, match="there is no card named"):
+        card_of(typed)
 
 
 @pytest.mark.parametrize(("typed", "close"), [("L5", "L4"), ("RTX 4091", "RTX 4090"), ("H20O", "H200")])

@@ -72,19 +72,24 @@ _CARDS = (
 _ALIASES = {
     "V100": "V100-16GB", "A100": "A100-40GB", "H100-80GB": "H100", "A6000": "RTX A6000", "A5000": "RTX A5000",
     "6000 Ada": "RTX 6000 Ada", "RTX 4060 Ti": "RTX 4060 Ti 16GB",
+    "A100-PCIE-40GB": "A100-40GB", "V100-PCIE-16GB": "V100-16GB", "V100-PCIE-32GB": "V100-32GB",
+    "H100 80GB PCIe": "H100 PCIe",
     # machines of clouds, by the card in them
     "g4dn": "T4", "g5": "A10G", "g6": "L4", "gr6": "L4", "g6e": "L40S", "p3": "V100-16GB", "p3dn": "V100-32GB",
     "p4d": "A100-40GB", "p4de": "A100-80GB", "p5": "H100", "p5e": "H200", "p5en": "H200", "p6-b200": "B200",
     "g2-standard": "L4", "a2-highgpu": "A100-40GB", "a2-ultragpu": "A100-80GB",
-    "a3-highgpu": "H100", "a3-ultragpu": "H200",
+    "a3-highgpu": "H100", "a3-megagpu": "H100", "a3-ultragpu": "H200",
 }  # fmt: skip
 
 
 def _plain(name: str) -> str:
     """`NVIDIA A100-SXM4-80GB` and `a100 80gb` are the same card; so are `g6.xlarge` and `g6`."""
-    words = r"nvidia|geforce|tesla|ampere|hopper|tensor|core|gpu|sxm\d?|hbm\w*"
+    words = r"nvidia|geforce|tesla|ampere|hopper|blackwell|tensor|core|gpu|sxm\d?|hbm\w*"
+    words += "|generation|workstation|server|edition"
     return re.sub(r"[^a-z0-9]", "", re.sub(rf"\b({words})\b", " ", name.lower().split(".")[0]))
 
+
+_LEAST = 0.9  # of the memory on the box is what torch reports
 
 _BY_NAME = {_plain(card.name): card for card in _CARDS}
 _BY_NAME |= {_plain(alias): _BY_NAME[_plain(name)] for alias, name in _ALIASES.items()}
@@ -100,12 +105,13 @@ def names() -> list[str]:
 
 def card_of(name: str) -> Card:
     """The card of this name, however it is spelled. Raises SetupError, naming what comes close."""
-    without_memory = re.sub(r"[\s-]*\d+\s*gb?$", "", name.strip(), flags=re.IGNORECASE)
-    without_size = re.sub(r"-\d+g?$", "", name.strip())
-    plain = _plain(name)
-    found = next(
-        (_BY_NAME[p] for p in map(_plain, (name, without_memory, without_size)) if p in _BY_NAME), None
-    )
+    typed = re.sub(r"^([a-z]\d-[a-z]+)-\d+g?$", r"\1", name.strip(), flags=re.IGNORECASE)  # a2-highgpu-1g
+    plain = _plain(typed)
+    found = _BY_NAME.get(plain) or _BY_NAME.get(f"{plain}gb")
+    if found is None and (sized := re.fullmatch(r"(.+?)[\s-]*\b(\d+)\s*(g|gb|gib)?", typed.lower())):
+        found = _BY_NAME.get(_plain(sized[1]))
+        if found and not _LEAST * int(sized[2]) <= found.memory / GIB <= int(sized[2]):
+            found = None  # a card of this name with another memory is another card
     if found:
         return found
     close = [_BY_NAME[key].name for key in get_close_matches(plain, list(_BY_NAME), n=3, cutoff=0.5)]
