@@ -19,7 +19,8 @@ from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train import adapter, proofs
-from tunesmith.train.build import build_model
+from tunesmith.train.build import build_model, steps_of, stored_plan
+from tunesmith.train.order import Order
 
 Made = tuple[Recipe, Run, ReferenceEngine, Rows, list[int]]
 
@@ -132,3 +133,33 @@ def test_the_sample_is_short_rows(tmp_path: Path, made: Made) -> None:
     _, _, _, rows, numbers = made
     assert len(numbers) == 4
     assert max(rows.lengths[numbers]) <= min(rows.lengths[n] for n in range(20) if n not in numbers)
+
+
+def test_a_copy_of_a_large_gradient_is_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs hold two of them beside each other, on a card that is full."""
+    engine = made[2]
+    monkeypatch.setattr(proofs, "_ENTRIES", 100)
+    engine.parameters.grad.fill_(2.0)
+    assert 100 <= len(proofs._taken(engine)) < 200 and not engine.parameters.grad.any()
+    _, gradient = proofs._stepped(engine, made[3], made[4], fp8=False)  # type: ignore[arg-type]
+    assert 100 <= len(gradient) < 200 and bool(gradient.any())
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("train", "max_steps", 1), ("train", "epochs", 1.0), ("", "seed", 7)]
+)
+def test_another_order_of_rows_has_another_plan(made: Made, section: str, key: str, value: float) -> None:
+    """A plan's memory is that of the steps it was made for."""
+    recipe, run, engine, rows, _ = made
+
+    def plan(wanted: Recipe) -> bool:
+        train = wanted.train
+        order = Order(
+            len(rows), batch=train.batch, seed=wanted.seed, epochs=train.epochs, max_steps=train.max_steps
+        )
+        return stored_plan(wanted, run, engine, rows.lengths, lambda: steps_of(order, rows, 1))[1]
+
+    plan(recipe)
+    assert plan(recipe)
+    inner = getattr(recipe, section).model_copy(update={key: value}) if section else None
+    assert not plan(recipe.model_copy(update={section: inner} if section else {key: value}))

@@ -140,8 +140,12 @@ def stored_plan(
     """
     made_for = recipe.train.model_dump(
         mode="json",
-        include={"batch", "micro_batch", "memory", "recompute", "packing", "engine", "fp8", "optimizer"},
-    )
+        include={
+            "batch", "micro_batch", "memory", "recompute", "packing", "engine", "fp8", "optimizer",
+            "epochs", "max_steps",
+        },
+    )  # fmt: skip
+    made_for["seed"] = recipe.seed  # with those two it decides which rows meet in a step
     made_for |= {"model": recipe.model.model_dump(mode="json"), "tune": recipe.tune.model_dump(mode="json")}
     made_for["lengths"] = hashlib.sha256(np.ascontiguousarray(lengths, dtype="<i8").tobytes()).hexdigest()
     path = run.data / "plan.json"

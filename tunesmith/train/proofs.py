@@ -140,9 +140,7 @@ def _stepped(
     engine.parameters.zero_grad()
     with _products(engine, fp8=fp8):
         losses = np.array([engine.step(pack(rows, [n], step=1), scale=1.0).loss.item() for n in numbers])
-    gradient = engine.parameters.grad.double()
-    engine.parameters.zero_grad()
-    return losses, gradient
+    return losses, _taken(engine)
 
 
 @contextmanager
@@ -183,6 +181,11 @@ def _gradient(engine: Engine, rows: Rows, batches: Sequence[Sequence[int]], most
     with _products(engine, fp8=False):
         for batch in packed:
             engine.step(batch, scale=1.0 / max(learned, 1))
+    return _taken(engine)
+
+
+def _taken(engine: Engine) -> Tensor:
+    """The gradient, or some entries of a large one: a copy for comparing. It is zero then."""
     flat = engine.parameters.grad
     found = flat[:: max(1, flat.numel() // _ENTRIES)].double()
     engine.parameters.zero_grad()
