@@ -11,6 +11,7 @@ from transformers import GemmaConfig, GemmaForCausalLM
 from tunesmith.engine import fused_attention
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_not
+from tunesmith.engine.fused_host import Outer
 from tunesmith.engine.fused_stream import Stream
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, SetupError
@@ -51,13 +52,20 @@ def test_choosing(capfd: pytest.CaptureFixture[str]) -> None:
     assert caught.value.where == "train.engine" and "auto" in str(caught.value.fix)
 
 
-def test_layers_that_compute_something_else_are_refused() -> None:
+def test_layers_that_compute_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(attention=register())
     add_lora(model, recipe().tune, 0)
     forward = type(model.model.layers[0].mlp).forward
     model.model.layers[1].mlp.forward = lambda x: 1.2 * forward(model.model.layers[1].mlp, x)
+    places = []
+    place = Outer.place
+    monkeypatch.setattr(
+        Outer, "place", lambda self, on_host: place(self, on_host=places.append(on_host) or on_host)
+    )
+    monkeypatch.setattr(FusedEngine, "_is_tight", lambda self: True)
     with pytest.raises(ModelError, match="compute something else"):
         FusedEngine(model, recipe())
+    assert places == [True, False]  # the reference engine finds embedding and head where they were
     assert type(engine().model) is type(model)
 
 

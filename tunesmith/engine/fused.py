@@ -271,6 +271,7 @@ class FusedEngine(ReferenceEngine):
         return torch.stack([gradient.norm() for gradient in self.parameters.grads.values()])
 
     def _refuse(self, what: str, error: float, limit: float) -> NoReturn:
+        self._place(on_host=False)  # another engine may train this model
         raise ModelError(
             f"the layers of {type(self.model).__name__} compute something else than the fused engine's "
             f"({what} differ by {error:.2g} of their size, at most {limit:.2g} may be rounding)",
