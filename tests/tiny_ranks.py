@@ -42,7 +42,7 @@ def together(recipe: Recipe, run: Run, size: int, mutant: str | None = None) -> 
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tunesmith.train.rank", "torch.utils.tensorboard", "bitsandbytes"])
+    context.set_forkserver_preload(["tunesmith.train.train", "torch.utils.tensorboard", "bitsandbytes"])
     results = context.Queue()
     work = [
         context.Process(target=_work, args=(recipe, run, rank, size, store.port, mutant, results))

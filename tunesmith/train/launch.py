@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,7 @@ from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import dump_recipe
 from tunesmith.run import Run
+from tunesmith.train.parallel import PeerLost
 from tunesmith.train.signals import StopRequest
 
 COUNT = "TUNESMITH_RANKS"  # how many processes, where it is not one for each visible GPU
@@ -33,6 +36,7 @@ _GRACE = 20.0  # seconds for rank 0, which may be writing a checkpoint, after an
 _SHORT = 3.0  # seconds for the others
 _SHOWN = 15  # last lines of a rank's own log
 _KILLED_LATE = (signal.SIGABRT,)  # NCCL's watchdog ends its process so when another rank has gone
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
 def train(recipe: Recipe, run: Run) -> None:
@@ -87,14 +91,17 @@ def _together(recipe: Recipe, run: Run, size: int) -> None:
         raise SetupError(
             "this torch has no torch.distributed", where="train.parallel", fix="set train.parallel: none"
         )
-    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch names it without exporting it
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False
-    )
+    store = _store()
     console.note(
         f"train.parallel: ddp: {size} ranks, one {'GPU' if torch.cuda.is_available() else 'CPU'} each"
     )
+    if size > recipe.train.batch:
+        idle = size - recipe.train.batch
+        console.warn(
+            f"train.batch: {recipe.train.batch} rows a step: {idle} of {size} ranks have nothing to do"
+        )
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as name, StopRequest() as stop:
-        folder, ranks = Path(name), list[_Rank]()
+        folder, ranks, before = Path(name), list[_Rank](), _saved(run)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         try:
             for number in range(size):
@@ -105,7 +112,16 @@ def _together(recipe: Recipe, run: Run, size: int) -> None:
         for rank in ranks:
             if (told := folder / f"{rank.number}.ended").exists():
                 rank.at, rank.error = pickle.loads(told.read_bytes())  # our own process wrote it
-        _raise_cause(ranks, run, stop)
+        _raise_cause(ranks, run, stop, before)
+
+
+def _store() -> Any:
+    """Where the ranks meet. By itself torch would listen on all networks, and anybody there could write into it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        return dist.TCPStore(  # type: ignore[attr-defined]  # torch names it without exporting it
+            "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
 
 
 def _start(run: Run, folder: Path, number: int, size: int, port: int) -> _Rank:
@@ -150,13 +166,15 @@ def _end(ranks: list[_Rank]) -> None:
         rank.process.stdin.close()
 
 
-def _raise_cause(ranks: list[_Rank], run: Run, stop: StopRequest) -> None:
-    """What one rank failed with makes the others fail, too: raises the first cause alone."""
+def _raise_cause(ranks: list[_Rank], run: Run, stop: StopRequest, before: list[str]) -> None:
+    """What one rank failed with makes the others fail, too: raises the first cause alone.
+
+    `before`: the checkpoints that were there at the start.
+    """
     mendable = [r for r in ranks if isinstance(r.error, TunesmithError) and not isinstance(r.error, Stopped)]
     if mendable:
-        first = mendable[
-            0
-        ]  # rank 0's where it has one: it knows of checkpoints that were still being written
+        # rank 0's where it has one: it knows of checkpoints that were still being written
+        first = mendable[0]
         assert isinstance(first.error, TunesmithError)
         if isinstance(first.error, OutOfRoom) and first.number:
             first.error.where = f"rank {first.number}, {first.error.where}"
@@ -164,36 +182,66 @@ def _raise_cause(ranks: list[_Rank], run: Run, stop: StopRequest) -> None:
         raise first.error
     lost = [rank for rank in ranks if rank.killed]
     if stop.signal and any(rank.killed == stop.signal for rank in lost):
-        raise Stopped(
-            f"stopped by {stop.signal.name} before training went on", fix="the same command goes on"
-        )
+        raise _stopped(stop.signal, "before training went on")
     early = [rank for rank in lost if rank.killed not in _KILLED_LATE]
     faults = sorted((rank for rank in ranks if isinstance(rank.error, str)), key=lambda rank: rank.at)
     if early or (lost and not faults):
         raise _lost((early or lost)[0], len(ranks), run)
     if faults:
         raise RuntimeError(f"rank {faults[0].number} of {len(ranks)} failed:\n{faults[0].error}")
-    for rank in ranks:
-        if isinstance(rank.error, Stopped):
-            raise rank.error
-    if any(rank.process.returncode for rank in ranks):
+    silent = [rank for rank in ranks if rank.error is None and rank.process.returncode and not rank.ours]
+    if silent:  # before it could tell anything, as an import does
+        _show_log(silent[0])
         raise RuntimeError(f"ranks ended with {[rank.process.returncode for rank in ranks]}")
+    told = sorted((rank for rank in ranks if isinstance(rank.error, Stopped)), key=lambda rank: rank.at)
+    agreed = [rank.error for rank in ranks if rank in told and not isinstance(rank.error, PeerLost)]
+    if agreed and isinstance(agreed[0], Stopped):
+        raise agreed[0]
+    if told and stop.signal:
+        raise _stopped(stop.signal, "before training went on")
+    if len(told) == len(ranks):
+        raise _parted(told[0], len(ranks), run, _saved(run) != before)
+    if told and isinstance(told[0].error, Stopped):
+        raise told[0].error
     if stop.signal:
-        raise Stopped(
-            f"stopped by {stop.signal.name} after training had ended", fix="the same command goes on"
-        )
+        raise _stopped(stop.signal, "after training had ended")
+
+
+def _stopped(number: signal.Signals, when: str) -> Stopped:
+    return Stopped(f"stopped by {number.name} {when}", fix="the same command goes on")
+
+
+def _parted(first: _Rank, size: int, run: Run, further: bool) -> SetupError:
+    """All ranks lost one another, and none had failed: they can't talk, which the same command won't mend."""
+    assert isinstance(first.error, TunesmithError)
+    error = SetupError(
+        f"the {size} ranks lost each other, and none of them had failed (rank {first.number}: {first.error.what})",
+        where=str(first.log or run.log_file),
+        fix="NCCL_DEBUG=INFO in the environment says more (a container with a small /dev/shm is one reason); "
+        "train.parallel: none trains on one GPU",
+    )
+    if further:  # checkpoints were made since the start: it did work for a while
+        error.exit_code = Stopped.exit_code
+    return error
+
+
+def _show_log(rank: _Rank) -> None:
+    if rank.log:
+        lines = rank.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
+        console.note("\n".join([f"the last lines of {rank.log.name}:", *(f"  {line}" for line in lines)]))
 
 
 def _saved(run: Run) -> list[str]:
     return sorted(path.parent.name for path in run.checkpoints.glob("step-*/MANIFEST.json"))
 
 
-def _lost(rank: _Rank, size: int, run: Run) -> Stopped:
-    """What to say of a rank that something outside has killed."""
+def _lost(rank: _Rank, size: int, run: Run) -> Exception:
+    """What to say of a rank that something outside has killed. A crash is a bug, which the same command repeats."""
     name = rank.killed.name if rank.killed else "a signal"
-    if rank.log:
-        lines = rank.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
-        console.note("\n".join([f"the last lines of {rank.log.name}:", *(f"  {line}" for line in lines)]))
+    _show_log(rank)
+    if rank.killed in _CRASHES:
+        full = " (a container's /dev/shm that is too small is one reason)" if name == "SIGBUS" else ""
+        return RuntimeError(f"rank {rank.number} of {size} crashed with {name}{full}")
     steps = _saved(run)
     kept = f"goes on from checkpoint {steps[-1]}" if steps else "begins again: there was no checkpoint yet"
     why = " (too little host memory is one reason)" if name == "SIGKILL" else ""

@@ -54,6 +54,8 @@ def _others() -> Iterator[None]:
     """gloo and NCCL have RuntimeErrors of their own for a rank that has gone."""
     try:
         yield
+    except torch.OutOfMemoryError:  # our own card's
+        raise
     except RuntimeError as error:
         raise PeerLost(
             f"the other ranks have gone, or nothing was heard of them for {_PATIENCE}: {str(error).splitlines()[0]}",
@@ -128,7 +130,8 @@ def join(rank: int, size: int, port: int, device: torch.device) -> Ranks:
         "127.0.0.1", port, is_master=False, timeout=_PATIENCE
     )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    with _others():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     return Ranks(rank, size)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from tunesmith import console, notify
 from tunesmith.data.prepare import row_format
 from tunesmith.data.sources import resolve_sources
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, SetupError
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
@@ -18,6 +19,7 @@ from tunesmith.train import trackers
 
 def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> dict[str, Any]:
     """Brings the recipe's run up to `until`; the same call again resumes."""
+    _require_one_process()
     data = recipe.data
     scored = data.test or data.validation or data.split.test or data.split.validation
     if until in ("evaluate", "export") and not scored:  # hours before evaluate would find out
@@ -41,6 +43,18 @@ def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> di
         with notify.told(folder, recipe.train.notify):
             advance(recipe, folder, until)
         return _outcome(folder)
+
+
+def _require_one_process() -> None:
+    """SetupError under torchrun and its like: each of their processes would be a whole run."""
+    size, rank = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK"))
+    if size.isdecimal() and int(size) > 1 and rank:
+        raise SetupError(
+            f"a launcher has started {size} processes of this command (RANK={rank}, WORLD_SIZE={size})",
+            where="the environment",
+            fix="give the command by itself, without torchrun or accelerate launch: with train.parallel: ddp it starts "
+            "a process for each GPU (TUNESMITH_RANKS chooses how many)",
+        )
 
 
 def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[str, Any]:
