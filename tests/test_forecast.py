@@ -293,3 +293,23 @@ def test_check_with_a_card_imports_no_torch(place: Path) -> None:  # noqa: F811
         [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout[-500:]
+
+
+def test_validations_of_a_run_in_fp8_are_exact_and_take_as_long() -> None:
+    plan = MicroBatchPlan(4096, None, ("none",) * 32)
+    exact, fp8 = (
+        Pace(H200, "fused", Shape.of(LLAMA_8B, recipe()), plan, False, one) for one in (False, True)
+    )
+    assert fp8.micro_batch([2048], 2048, learns=False) == exact.micro_batch([2048], 2048, learns=False)
+    assert fp8.micro_batch([2048], 2048) < exact.micro_batch([2048], 2048)
+
+
+def test_no_room_names_the_rows_that_there_are() -> None:
+    """A micro-batch holds no more rows than a step, and only what helps is advised."""
+    assert FusedShape.of(LLAMA_8B, recipe(batch=3, micro_batch=100)).rows == 3
+    with pytest.raises(OutOfRoom, match=r"largest micro-batch of 3 rows \(6,144 tokens\)") as caught:
+        told(recipe(batch=3, micro_batch=100, memory=5.0))
+    assert "train.micro_batch: auto" in str(caught.value.fix)
+    with pytest.raises(OutOfRoom, match=r"the longest row \(2,048 tokens\)") as caught:
+        told(recipe(micro_batch=1, memory=5.0))
+    assert "micro_batch" not in str(caught.value.fix)

@@ -57,7 +57,7 @@ class Pace:
         seconds = self._products(tokens, learned, ways, learns)
         seconds += self._attention(lengths, 3.5 + again if learns else 1.0)
         seconds += self._elementwise(tokens, learned, ways / 2) / (_BANDWIDTH * self.card.bandwidth)
-        seconds += self._making(ways)
+        seconds += self._making(ways, learns)
         launched = self.shape.layers * _HOST[self.engine] * ways / 2
         return max(seconds * _GAPS, launched) + self._carried(tokens, learns)
 
@@ -105,10 +105,10 @@ class Pace:
         each = narrow + b * (9 * shape.ffn + 18 * shape.hidden + 4 * (shape.queries + shape.keys))
         return ways * tokens * shape.layers * each + logits
 
-    def _making(self, ways: float) -> float:
+    def _making(self, ways: float, learns: bool) -> float:
         """Dense images of quantised weights, where they aren't kept."""
         shape = self.shape
-        if shape.quantize == "none" or (self.fp8 and self.engine == "fused"):
+        if shape.quantize == "none" or (self.fp8 and learns):
             return 0.0
         made = shape.layers - self.plan.images
         return ways * made * shape.layer_weights * shape.bytes / (_IMAGES[self.engine] * self.card.bandwidth)

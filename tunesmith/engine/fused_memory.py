@@ -61,7 +61,8 @@ class FusedShape:
     def of(cls, config: Mapping[str, Any], recipe: Recipe, trained: int | None = None) -> FusedShape:
         """From config.json; a linear counts as adapted when any layer's is."""
         shape = Shape.of(config, recipe, trained=trained)
-        rows = recipe.train.batch if recipe.train.micro_batch == "auto" else recipe.train.micro_batch
+        batch, given = recipe.train.batch, recipe.train.micro_batch
+        rows = batch if given == "auto" else min(batch, given)
         apart = recipe.tune.dropout > 0 and shape.rank > _KERNEL_RANKS
         return cls(shape, shape.adapted, recipe.train.fp8, rows, apart)
 

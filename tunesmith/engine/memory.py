@@ -312,19 +312,18 @@ def some_steps(lengths: Sequence[int], batch: int) -> list[list[int]]:
 
 def no_room(shape: Shape, budget: Budget, peak: float, needed: int) -> OutOfRoom:
     """The error for `needed` tokens that would take `peak` bytes even by the leanest plan; says what would help."""
-    what = (
-        f"{budget.rows} longest rows ({needed:,} tokens)"
-        if budget.rows
-        else f"longest row ({needed:,} tokens)"
-    )
+    many = min(budget.rows or 1, budget.batch)
+    what = f"the longest row ({needed:,} tokens)"
+    if many > 1:
+        what = f"the largest micro-batch of {many} rows ({needed:,} tokens)"
     gib = gib_of(peak) / _USABLE
-    fixes = ["train.micro_batch: auto"] if budget.rows else []
+    fixes = ["train.micro_batch: auto"] if many > 1 else []
     fixes += ["train.recompute: auto"] if budget.recompute == "none" else []
     fixes += ["model.quantize: nf4"] if shape.quantize == "none" and not shape.full else []
     fixes += ["tune.method: lora"] if shape.full else []
     fixes += ["a smaller data.max_length with data.overlong: drop", "a card with more memory"]
     return OutOfRoom(
-        f"the {what} would take about {gib:.1f} GiB, and there are {budget.total_gib:.1f}",
+        f"{what} would take about {gib:.1f} GiB, and there are {budget.total_gib:.1f}",
         where="train.memory",
         fix=", or ".join(fixes),
     )
