@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -162,23 +163,29 @@ def test_ctrl_c_during_imports_is_quiet(tmp_path: Path) -> None:
     assert (process.returncode, heard) == (-signal.SIGINT, b"")
 
 
-def test_a_file_that_may_not_be_written_is_no_bug(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_written_is_no_bug_and_a_bug_keeps_its_traceback(
+    cause: Cause, tmp_path: Path
+) -> None:
     """As without ranks, where stage train says so."""
     code = """
 import os, sys
 from pathlib import Path
 from tunesmith.train import rank
-def work(*_): raise PermissionError(13, "Permission denied", "checkpoints")
+def work(recipe, run, number, size, port):
+    raise (TypeError("a bug") if number else PermissionError(13, "Permission denied", "checkpoints"))
 rank.work = work
 (Path(sys.argv[1]) / "recipe.yaml").write_text("{name: a, model: {base: starter}, data: {train: a.jsonl}}")
-os._exit(rank.main(Path(sys.argv[1]), Path(sys.argv[1]), 0, 2, 1))
+os._exit(sum(rank.main(Path(sys.argv[1]), Path(sys.argv[1]), number, 2, 1) for number in (0, 1)))
 """
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE)
     process.wait(60)
     assert process.stdin is not None
     process.stdin.close()
-    _, error = pickle.loads((tmp_path / "0.ended").read_bytes())
-    assert process.returncode == 1 and isinstance(error, AccessError)
+    (_, error), (_, bug) = (pickle.loads((tmp_path / f"{n}.ended").read_bytes()) for n in (0, 1))
+    assert process.returncode == 2 and isinstance(error, AccessError)
+    told = cause(("exit 1", LOST), ("exit 1", bug))
+    assert isinstance(told, RuntimeError)
+    assert re.search(r"(?s)rank 1 of 2 failed:.*Traceback.*in work.*TypeError: a bug", str(told))
 
 
 def test_under_a_launcher_the_command_says_what_to_do(

@@ -22,6 +22,9 @@ from tiny_ranks import lines, newest, prepared, together
 from tunesmith.errors import SetupError
 from tunesmith.train import launch
 
+PATIENCE = (
+    240.0  # seconds: four starts of two ranks, each of which imports torch, on a machine that has other work
+)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
 
@@ -64,7 +67,7 @@ def ranks_of(run: Path) -> dict[int, int]:
     return found
 
 
-def until(happened: Callable[[], Any], seconds: float = 60) -> None:
+def until(happened: Callable[[], Any], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -73,7 +76,7 @@ def until(happened: Callable[[], Any], seconds: float = 60) -> None:
 
 @linux
 def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"epochs": 30, "save_every": 20, "evaluate_every": 40}
+    settings = {"epochs": 16, "save_every": 10, "evaluate_every": 20}
     whole = prepare_run(Path(command(project, "whole", monkeypatch, **settings)[1]), project / "runs")
     assert together(*whole, 2) == [None, None]
     recipe = Path(command(project, "hurt", monkeypatch, **settings)[1])
@@ -85,19 +88,18 @@ def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch
         assert process.pid is not None
         return process
 
-    process = started(20)
+    process = started(10)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
+    process.join(PATIENCE)
     state = json.loads((run / "state.json").read_text())
-    assert process.exitcode == 75 and state["phase"] == "stopped" and state["step"] == newest(run) < 300
+    assert process.exitcode == 75 and state["phase"] == "stopped" and state["step"] == newest(run) < 160
     assert (run / "log.txt").read_text().count("SIGTERM: finishing this step") == 1
     assert (run / "log.txt").read_text().count("train.parallel: ddp: 2 ranks") == 1
 
     process = started(newest(run) + 1)
     os.kill(ranks_of(run)[1], signal.SIGKILL)
-    begin = time.monotonic()
-    process.join(60)
-    assert process.exitcode == 75 and time.monotonic() - begin < 40 and not ranks_of(run)
+    process.join(40)  # rank 0 gets 20
+    assert process.exitcode == 75 and not ranks_of(run)
     assert (
         "rank 1 of 2 was ended by SIGKILL" in json.loads((run / "state.json").read_text())["ended"]["error"]
     )
@@ -106,7 +108,7 @@ def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch
     process.kill()  # the ranks see their parent go: the run's lock went with it
     until(lambda: not ranks_of(run), 30)
     process = start(recipe, runs)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == 0
     saved = json.loads((run / "checkpoints" / f"step-{newest(run):08d}" / "state.json").read_text())
     assert [resume["exact"] for resume in saved["resumes"]] == [True] * 3
@@ -145,17 +147,6 @@ def test_a_rank_without_memory_is_told_once_and_resumable(
     assert heard.count("out of memory") == 1 and "where: rank 1, step 12, micro-batch 1 of 1" in heard
     assert "Traceback" not in heard
     assert newest(project / "runs" / "memory") == 10
-
-
-def test_a_bug_in_a_rank_keeps_its_traceback(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith.cli import main
-
-    (tmp_path / "sitecustomize.py").write_text(SPOILT.format(error="TypeError('a bug')"))
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeError, match=r"(?s)rank 1 of 2 failed:.*in spoilt.*TypeError: a bug"):
-        main(command(project, "bug", monkeypatch))
 
 
 def test_one_device_trains_alone(

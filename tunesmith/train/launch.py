@@ -1,7 +1,7 @@
 """Stage train on as many devices as the recipe asks for: here, or in a process for each of them.
 
-The processes meet as torchrun's do (a store on this machine), and are started here and not by torchrun: that ends a
-stop of more than thirty seconds with SIGKILL, and makes a table of tracebacks of an error that the user can mend.
+The processes meet as torchrun's do (a store on this machine), and are started here and not by torchrun: that makes
+exit code 1 of every other, and tracebacks of an error that the user can mend (docs/adr/0005-ranks-without-torchrun.md).
 """
 
 from __future__ import annotations
