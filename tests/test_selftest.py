@@ -19,6 +19,9 @@ from torch import Tensor
 
 from tunesmith import starter
 from tunesmith.contract import DATE, Contract, Encoded
+from tunesmith.engine.fused import FusedEngine
+from tunesmith.engine.fused_host import Outer
+from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.protocol import Engine, PackedBatch
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.proof import Proof
@@ -312,3 +315,28 @@ def test_rates_by_what_they_act_on(project: Path) -> None:
     assert of(rank=16, alpha=16.0) == pytest.approx(2e-3)
     assert of(rank=64, alpha=16.0) == pytest.approx(4e-3)  # capped
     assert of(method="full") == pytest.approx(0.25 / 256)
+
+
+def test_answers_are_made_with_embedding_and_head_at_home(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card so small that the plan keeps them in host memory."""
+    places, usual, place = list[bool](), FusedEngine.plan, Outer.place
+
+    def away(self: FusedEngine, *args: Any) -> MicroBatchPlan:
+        return dataclasses.replace(usual(self, *args), outer_on_host=True)
+
+    def noted(self: Outer, *, on_host: bool) -> None:
+        places.append(on_host)
+        place(self, on_host=on_host)
+
+    def asked(*args: Any) -> list[Proof]:
+        assert places[-1] is False
+        return []
+
+    monkeypatch.setattr(FusedEngine, "plan", away)
+    monkeypatch.setattr(Outer, "place", noted)
+    monkeypatch.setattr(lesson, "STEPS", 2)
+    monkeypatch.setattr(lesson, "answers_repeat", asked)
+    outcomes(project, recipe(project, train={"engine": "fused"}))
+    assert True in places

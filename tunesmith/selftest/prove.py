@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,8 @@ def _trained(
     )
     wanted = lesson.golds(contract, rows)
     if wanted:
+        # the generator reads the model where it lies
+        engine.use(replace(plan, images=0, outer_on_host=False))
         yield from lesson.answers_repeat(model, contract, wanted)
     else:
         yield LeftOut(("answers_stop", "answers_repeat"), "plain text has no answers")
