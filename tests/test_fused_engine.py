@@ -13,12 +13,12 @@ from tiny_models import KINDS, tiny
 from torch import Tensor
 
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.fused_host import Away
+from tunesmith.engine.fused_host import Away, Courier
 from tunesmith.engine.fused_layer import FusedLayer, Kept
 from tunesmith.engine.fused_memory import LEVELS
 from tunesmith.engine.plan import MicroBatchPlan
 from tunesmith.engine.reference import ReferenceEngine
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, OutOfRoom
 from tunesmith.kernels import plain
 from tunesmith.model.attention import register
 from tunesmith.model.lora import adapters_off, add_lora, linears
@@ -327,6 +327,12 @@ def test_a_brought_head_leaves_the_embedding_on_the_host(tied: bool) -> None:
         assert head.weight.data_ptr() not in on_host and torch.equal(head.weight, fused.head.weight)
         assert [w.data_ptr() for w in (fused.body.embed_tokens.weight, fused.head.weight)] == on_host
     assert head.weight.numel() == 0 and outer._brought is None
+
+
+def test_a_host_without_room_is_told() -> None:
+    with pytest.raises(OutOfRoom, match=r"the host has no 262144\.00 GiB") as caught:
+        Courier(torch.device("cpu")).host(torch.empty(1).expand(1 << 46))
+    assert "train.micro_batch" in str(caught.value.fix)
 
 
 def _bytes(kept: Kept) -> int:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from tunesmith.errors import OutOfRoom
+
 
 class Courier:
     """Copies between a card and its host, in order, beside the compute stream."""
@@ -41,8 +43,19 @@ class Courier:
             torch.cuda.current_stream(self._device).wait_event(done)
 
     def host(self, like: Tensor) -> Tensor:
-        """Uninitialised host memory of this shape; pinned where a card copies."""
-        return torch.empty(like.shape, dtype=like.dtype, pin_memory=self._stream is not None)
+        """Uninitialised host memory of this shape; pinned where a card copies. OutOfRoom where the host has none."""
+        try:
+            return torch.empty(like.shape, dtype=like.dtype, pin_memory=self._stream is not None)
+        except RuntimeError as error:  # CUDA and torch have no kind of error for it
+            if not any(
+                words in str(error) for words in ("out of memory", "can't allocate", "not enough memory")
+            ):
+                raise
+            raise OutOfRoom(
+                f"the host has no {like.nbytes / 2**30:.2f} GiB of memory left for what the card sends there",
+                where="host memory (a container's limit counts, and that of locked pages: ulimit -l)",
+                fix="a machine with more, or less to send: train.micro_batch lower, or train.memory higher",
+            ) from error
 
 
 class Away:

@@ -66,7 +66,7 @@ def small_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedM
     if (
         targets != "all"
     ):  # a target may name a layer that two layers lack; its kernels don't know where it stands
-        targets = [target.rpartition(".")[2] for target in targets]
+        targets = tuple(target.rpartition(".")[2] for target in targets)
     add_lora(model, recipe.tune.model_copy(update={"target_modules": targets}), recipe.seed)
     return model
 
