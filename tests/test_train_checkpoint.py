@@ -118,6 +118,29 @@ def test_leftovers_of_a_killed_save_are_removed_and_named(
     assert found is not None and found.step == 1 and not list(tmp_path.glob(".*"))
 
 
+def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path: Path) -> None:
+    """A step is saved again after a signal had cut its validation short; it may be the only checkpoint there is."""
+    script = (
+        "import os, signal, sys, torch; from pathlib import Path\n"
+        "from tunesmith.train.checkpoint import Checkpoints\n"
+        "c = Checkpoints(Path(sys.argv[1]), run='r', keep=1)\n"
+        "w = {'weights': {'a': torch.ones(8)}}\n"
+        "c.save({'step': 4}, w, None); c.wait()\n"
+        "rename = Path.rename\n"
+        "def killed(self, to):\n"
+        "    rename(self, to)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Path.rename = killed\n"
+        "c.save({'step': 4}, w, None); c.wait()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -signal.SIGKILL
+    checkpoints = Checkpoints(tmp_path, run="r", keep=1)
+    assert checkpoints.steps() == []
+    checkpoints.clean()
+    found = checkpoints.newest()
+    assert found is not None and found.step == 4 and not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("published", [True, False])
 def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, published: bool) -> None:
     """RLIMIT_FSIZE stands for the full disk: the same failing write, as EFBIG."""

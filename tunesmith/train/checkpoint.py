@@ -36,6 +36,7 @@ from tunesmith.train.faults import is_full_disk
 MANIFEST, STATE, LATEST = "MANIFEST.json", "state.json", "LATEST"
 SCHEMA_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
+_OLD = ".old.tmp"  # ends the name of a checkpoint whose step is being saved again
 _PINNED = 4 << 30  # bytes of host memory that are pinned at most
 
 
@@ -77,8 +78,13 @@ class Checkpoints:
             self.check()
 
     def clean(self) -> None:
-        """Removes what killed saves have left."""
+        """Removes what killed saves have left; puts back a checkpoint that was being replaced by a newer one."""
         for left in sorted([*self.folder.glob(".*.tmp")]):
+            name = left.name.split(".")[1]
+            if left.name.endswith(_OLD) and not (self.folder / name).exists():
+                left.rename(self.folder / name)
+                console.note(f"put {name} back: the process ended while it was replaced")
+                continue
             shutil.rmtree(left) if left.is_dir() else left.unlink()
             console.note(f"removed {left.name}: the process ended while it was written or removed")
 
@@ -173,7 +179,7 @@ class Checkpoints:
             about = {"schema_version": SCHEMA_VERSION, "run": self.run, "step": step, "files": described}
             _write(temporary / MANIFEST, _json(about))
             _sync(temporary)
-            aside = self.folder / f".{final.name}.{uuid.uuid4().hex}.old.tmp"
+            aside = self.folder / f".{final.name}.{uuid.uuid4().hex}{_OLD}"
             if final.exists():  # the same step, saved again after a signal had cut its validation short
                 final.rename(aside)
             temporary.rename(final)
