@@ -122,6 +122,26 @@ def test_the_probe_finds_a_lack_of_memory_before_step_1(
     assert len(metrics(run.path).splitlines()) == 12
 
 
+def test_validation_rows_without_room_are_found_before_step_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be longer than any row of training, and come after an epoch of work."""
+    recipe, run = prepare_run(make_project(tmp_path, **FP32), tmp_path / "runs")
+    longest = sorted(Rows.open(run.data, "validation").lengths.tolist(), reverse=True)
+    usual = ReferenceEngine.row_losses
+
+    def limited(self: ReferenceEngine, batch: Any) -> Any:
+        if batch.tokens >= sum(longest[:4]):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return usual(self, batch)
+
+    monkeypatch.setattr(ReferenceEngine, "row_losses", limited)
+    with pytest.raises(OutOfRoom) as caught:
+        train(recipe, run)
+    assert f"the probe of the longest validation rows: {longest[:4]} tokens" in str(caught.value)
+    assert caught.value.exit_code == 2 and not run.metrics_file.exists()
+
+
 def test_memory_that_runs_out_after_a_checkpoint_is_resumable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.engine.fused import FusedEngine
-from tunesmith.engine.protocol import Engine, MicroBatchPlan
+from tunesmith.engine.protocol import Engine, MicroBatchPlan, pack
 from tunesmith.errors import OutOfRoom, RunChanged, SetupError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -32,6 +32,7 @@ from tunesmith.train.signals import StopRequest
 from tunesmith.train.state import State
 from tunesmith.train.step import Stepper
 from tunesmith.train.trackers import open_trackers
+from tunesmith.train.validate import batches
 
 
 def train(recipe: Recipe, run: Run, ranks: Ranks = ALONE) -> None:
@@ -144,6 +145,14 @@ def _train(
         resumable=lambda: found is not None,
     ):
         probe(engine, rows, largest)
+    validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
+    if validation:  # its rows may be longer than those of training, for which the plan was made
+        first = next(batches(validation.lengths, plan))
+        with room(
+            lambda: f"the probe of the longest validation rows: {validation.lengths[first].tolist()} tokens",
+            resumable=lambda: found is not None,
+        ):
+            engine.row_losses(pack(validation, first, step=0))
     _require_disk(checkpoints, engine, optimizer)
     stepper = Stepper(
         engine=engine,
@@ -158,7 +167,6 @@ def _train(
         ranks=ranks,
         last_good=lambda: max(checkpoints.steps(), default=None),
     )
-    validation = Rows.open(run.data, "validation") if Rows.exists(run.data, "validation") else None
     keep = state.step if state.closed else state.step - 1
     with (
         Log(run, keep=keep, device=device, trackers=open_trackers(recipe, run)) if ranks.first else NoLog()
