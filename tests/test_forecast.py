@@ -266,6 +266,7 @@ def test_no_price_no_cost(place: Path) -> None:  # noqa: F811
     [
         (("--gpu", "L5"), "there is no card named 'L5' here; did you mean"),
         (("--price", "1"), "--price is that of a card"),
+        (("--gpu", "L4", "--reject-to", "bad.jsonl"), "foretells nothing"),
         (("--gpu", "L4", "--price", "cheap"), "'cheap' is no price"),
         (("--gpu", "L4", "--price", "-1"), "'-1' is no price"),
         (("--gpu", "L4", "--set", "train.memory=40"), "more than the 22.0 GiB"),

@@ -225,6 +225,8 @@ def _check(arguments: argparse.Namespace) -> Result:
     _refuse(arguments, ("on",))
     if arguments.price is not None and arguments.gpu is None:
         raise TunesmithError("--price is that of a card", fix="check RECIPE --gpu NAME --price USD_PER_HOUR")
+    if arguments.gpu is not None and arguments.reject_to is not None:
+        raise TunesmithError("--reject-to sets rows aside and foretells nothing", fix="give --gpu afterwards")
     recipe = _recipe(arguments)
     from tunesmith.verbs.check import check
 

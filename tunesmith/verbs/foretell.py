@@ -39,7 +39,9 @@ def foretell(
     )
     console.say_under("time", _time(told))
     if price is not None:
-        console.say_under("cost", f"{told.cost(price):,.2f} USD at {price:,.2f} an hour, training alone")
+        cost = told.cost(price)
+        said = f"{cost:,.2f}" if cost >= 0.01 or price == 0 else "less than 0.01"
+        console.say_under("cost", f"{said} USD at {price:,.2f} an hour, training alone")
     return told.to_json(price)
 
 
