@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_project import make_project, prepare_run
@@ -133,6 +136,17 @@ def test_the_sample_is_short_rows(tmp_path: Path, made: Made) -> None:
     _, _, _, rows, numbers = made
     assert len(numbers) == 4
     assert max(rows.lengths[numbers]) <= min(rows.lengths[n] for n in range(20) if n not in numbers)
+
+
+def test_what_is_cut_of_a_row_holds_what_it_teaches() -> None:
+    """Of 90 tokens only the 41st to 50th are learned: 20 tokens up to the last of them, not the last 20."""
+    learned = np.zeros(90, bool)
+    learned[40:50] = True
+    rows: Any = SimpleNamespace(ids=lambda n: np.arange(90), learned=lambda n: learned)
+    found = proofs._cut(rows, [0], 20, step=1)
+    assert found.ids.tolist() == list(range(30, 50)) and found.learned_tokens == 10
+    assert proofs._cut(rows, [0], 20, step=1, positions=3).targets.tolist() == [17, 18, 19]
+    assert proofs._cut(rows, [0], 5, step=1).learned_tokens == 4  # nothing comes before the first
 
 
 def test_a_copy_of_a_large_gradient_is_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

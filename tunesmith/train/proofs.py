@@ -161,21 +161,30 @@ def _most(rows: Rows, numbers: Sequence[int]) -> int:
     return max(2, int(rows.lengths.max()) // len(numbers))
 
 
+def _cut(
+    rows: Rows, numbers: Sequence[int], most: int, step: int, positions: int | None = None
+) -> PackedBatch:
+    """At most so many tokens of each row, up to its last learned one; of these the last `positions` count, or all."""
+    ids, learned = [], []
+    for n in numbers:
+        mask = rows.learned(n)
+        end = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else len(mask)
+        part = slice(max(0, end - most), end)
+        own = mask[part].copy()
+        if positions is not None:
+            own[np.flatnonzero(own)[:-positions]] = False
+        ids.append(rows.ids(n)[part])
+        learned.append(own)
+    return pack_sequences(ids, learned, numbers, step)
+
+
 def _short(rows: Rows, numbers: Sequence[int], most: int) -> PackedBatch:
-    """The last tokens of rows, of which only the last learned ones count: logits are wide."""
-    learned = [rows.learned(n)[-most:].copy() for n in numbers]
-    for mask in learned:
-        mask[np.flatnonzero(mask)[:-_POSITIONS]] = False
-    return pack_sequences([rows.ids(n)[-most:] for n in numbers], learned, numbers, step=0)
+    """Of which only the last learned tokens count: logits are wide."""
+    return _cut(rows, numbers, most, step=0, positions=_POSITIONS)
 
 
 def _gradient(engine: Engine, rows: Rows, batches: Sequence[Sequence[int]], most: int) -> Tensor:
-    packed = [
-        pack_sequences(
-            [rows.ids(n)[-most:] for n in batch], [rows.learned(n)[-most:] for n in batch], batch, 1
-        )
-        for batch in batches
-    ]
+    packed = [_cut(rows, batch, most, step=1) for batch in batches]
     learned = sum(batch.learned_tokens for batch in packed)
     engine.parameters.zero_grad()
     with _products(engine, fp8=False):
