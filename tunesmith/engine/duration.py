@@ -1,7 +1,7 @@
 """How long a micro-batch takes on a card: operations and bytes of the plan, over what the datasheet promises.
 
 The shares of a datasheet's speed that are reached were fitted on one card, an H200, on the figures of
-docs/benchmarks.md ("8B, NF4, one GPU": full rows of 16,384 and 4,096 tokens, ragged rows of 4,615, dropout, all
+docs/benchmarks.md ("8B, NF4: the fused engine": full rows of 16,384 and 4,096 tokens, ragged rows of 4,615, dropout, fp8, all
 recomputed; the reference engine on ragged rows of 2,978). Other cards get the same shares: that is a guess, and cards
 whose power limit holds them back (an L4 has 72 W) will be slower than it says.
 """
@@ -17,7 +17,7 @@ from tunesmith.engine.plan import MicroBatchPlan, Step
 
 _PRODUCTS = 0.715  # of dense operations a second, with many tokens …
 _HALF_SPEED = 350  # … and half of that with so few tokens
-_FP8 = 0.55  # of fp8's
+_FP8 = 0.63  # of fp8's
 _DENSE_ATTENTION, _VARLEN_ATTENTION = 0.415, 0.2  # cuDNN's on rows of one length; flash's on any
 _BANDWIDTH = 0.80  # of bytes a second, in elementwise kernels and narrow products
 _IMAGES = {"fused": 0.5, "reference": 0.36}  # likewise, while quantised weights become dense ones
