@@ -1,9 +1,9 @@
 """How long a micro-batch takes on a card: operations and bytes of the plan, over what the datasheet promises.
 
 The shares of a datasheet's speed that are reached were fitted on one card, an H200, on the figures of
-docs/benchmarks.md ("8B, NF4: the fused engine": full rows of 16,384 and 4,096 tokens, ragged rows of 4,615, dropout, fp8, all
-recomputed; the reference engine on ragged rows of 2,978). Other cards get the same shares: that is a guess, and cards
-whose power limit holds them back (an L4 has 72 W) will be slower than it says.
+docs/benchmarks.md ("8B, NF4: the fused engine": full rows of 16,384 and 4,096 tokens, ragged rows of 4,615, dropout,
+fp8, all recomputed; the reference engine on ragged rows of 2,978). Other cards get the same shares: that is a guess,
+and cards whose power limit holds them back (an L4 has 72 W) will be slower than it says.
 """
 
 from __future__ import annotations
