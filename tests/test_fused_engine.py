@@ -346,7 +346,7 @@ def test_a_small_card_has_embedding_and_head_away_from_the_start(monkeypatch: py
     usual = pair(quantize="nf4")[1]
     monkeypatch.setattr(FusedEngine, "_is_tight", lambda self: True)
     tight = pair(quantize="nf4")[1]
-    assert tight._outer._on_host and not usual._outer._on_host
+    assert tight._outer.on_host and not usual._outer.on_host
     assert (tight.hidden_apart, tight.gradient_apart) == (usual.hidden_apart, usual.gradient_apart)
     assert torch.equal(total(tight, ALL)[1], total(usual, ALL)[1])
     monkeypatch.undo()

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_ranks import lines, newest, prepared, together
 
+from tunesmith.engine.plan import evenly
 from tunesmith.errors import NotFinite, ProofFailed
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import PeerLost, shares
+from tunesmith.train.parallel import PeerLost
 from tunesmith.train.train import train
 
 
@@ -60,13 +61,13 @@ def test_a_share_has_every_row_once_and_about_the_same_tokens() -> None:
     for _ in range(300):
         lengths = [draw.randint(1, 4000) for _ in range(draw.randint(1, 40))]
         ranks = draw.randint(1, 9)
-        made = shares(lengths, ranks)
+        made = evenly(lengths, ranks)
         assert len(made) == ranks and sorted(i for share in made for i in share) == list(range(len(lengths)))
         loads = [sum(lengths[i] for i in share) for share in made]
         assert max(loads) - min(loads) <= max(lengths)
-        assert made == shares(list(lengths), ranks)
-    assert shares([7] * 16, 2) == [list(range(0, 16, 2)), list(range(1, 16, 2))]
-    assert shares([5, 9], 3) == [[1], [0], []]
+        assert made == evenly(list(lengths), ranks)
+    assert evenly([7] * 16, 2) == [list(range(0, 16, 2)), list(range(1, 16, 2))]
+    assert evenly([5, 9], 3) == [[1], [0], []]
 
 
 def test_two_ranks_equal_one_process(project: Path, alone: Callable[..., Run]) -> None:
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_a_number_is_told_alike_by_all(project: Path) -> None
     rows = Rows.open(run.data, "train")
     order = Order(len(rows), batch=8, seed=recipe.seed, epochs=3, max_steps=6)
     lengths = rows.lengths[order.numbers(4)].tolist()
-    own = order.numbers(4)[shares(lengths, 2)[1]][2:4]
+    own = order.numbers(4)[evenly(lengths, 2)[1]][2:4]
     named = ", ".join(f"{rows.example(n).id} ({rows.lengths[n]} tokens)" for n in own)
     assert "the loss of step 4 is not finite" in str(first) and first.where == f"rows {named}"
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from tiny_project import make_project, metrics, prepare_run
 
+from tunesmith.engine.plan import evenly
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run
-from tunesmith.train.parallel import Ranks, shares
+from tunesmith.train.parallel import Ranks
 
 FEW = {"max_steps": 6, "log_every": 1, "evaluate_every": 3, "save_every": 3, "keep": 9}
 
@@ -103,14 +104,14 @@ def _left_out(rank: int, size: int) -> None:
     """One rank's share goes missing."""
     from tunesmith.train import step
 
-    step.shares = lambda lengths, ranks: [*shares(lengths, ranks)[:-1], []]  # type: ignore[attr-defined]
+    step.evenly = lambda lengths, ranks: [*evenly(lengths, ranks)[:-1], []]  # type: ignore[attr-defined]
 
 
 def _twice(rank: int, size: int) -> None:
     """A row goes to two ranks."""
     from tunesmith.train import step
 
-    step.shares = lambda lengths, ranks: [[*shares(lengths, ranks)[0], 0], *shares(lengths, ranks)[1:]]  # type: ignore[attr-defined]
+    step.evenly = lambda lengths, ranks: [[*evenly(lengths, ranks)[0], 0], *evenly(lengths, ranks)[1:]]  # type: ignore[attr-defined]
 
 
 def _not_summed(rank: int, size: int) -> None:

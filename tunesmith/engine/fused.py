@@ -7,8 +7,8 @@ waits for the device, and no kernel depends on how long rows are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn, cast
 
 import numpy as np
@@ -40,13 +40,12 @@ _TRIED = 24  # tokens of the comparison with transformers' own layers
 class FusedEngine(ReferenceEngine):
     """See the protocol. `why_not` says beforehand what it can't take."""
 
-    _is_away = False  # whether embedding and head lie in host memory
-
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        embedding = cast(nn.Embedding, model.get_input_embeddings())
+        self._outer = Outer(embedding, cast(nn.Linear, model.get_output_embeddings()))  # type: ignore[no-untyped-call]
         super().__init__(model, recipe)
         self.kernels, self._shared = kernels_for(self.device), Shared()
-        embedding = cast(nn.Embedding, model.get_input_embeddings())
-        self._outer, self._courier = Outer(embedding, self.head), Courier(self.device)
+        self._courier = Courier(self.device)
         self._like = torch.empty(0, dtype=embedding.weight.dtype, device=self.device)
         self._norm, self._eps = norm_of(self.body.norm)
         layers = list(decoder_layers(model)[1])
@@ -64,12 +63,8 @@ class FusedEngine(ReferenceEngine):
                 for projection in layer.projections:
                     projection.keep_fp8()
             self._shared.release()
-        self._place(on_host=self._is_tight())
+        self._outer.place(on_host=self._is_tight())
         self._require_equal_layers()
-
-    def _place(self, *, on_host: bool) -> None:
-        self._outer.place(on_host=on_host)
-        self._is_away = on_host
 
     def _is_tight(self) -> bool:
         """Whether embedding and head should be away even before there is a plan."""
@@ -101,7 +96,7 @@ class FusedEngine(ReferenceEngine):
             for projection in layer.projections:
                 projection.keep(n < plan.images)
         self._shared.release()
-        self._place(on_host=plan.outer_on_host)
+        self._outer.place(on_host=plan.outer_on_host)
 
     @torch.no_grad()
     def step(self, batch: PackedBatch, scale: float) -> StepSums:
@@ -120,6 +115,15 @@ class FusedEngine(ReferenceEngine):
         self._backward(d_hidden, total, kept, away, batch, stream)
         return StepSums(loss, batch.learned_tokens)
 
+    @contextmanager
+    def products(self, *, fp8: bool) -> Iterator[None]:
+        """Within, steps are in fp8 or exact."""
+        before, self.fp8 = self.fp8, fp8
+        try:
+            yield
+        finally:
+            self.fp8 = before
+
     def _hidden(self, batch: PackedBatch) -> Tensor:
         self._refresh()
         stream = self._stream(batch, drops=False)
@@ -134,7 +138,7 @@ class FusedEngine(ReferenceEngine):
 
     def _run(self, ids: Tensor, positions: Tensor, attention: Packed | Padded) -> Tensor:
         """The model's own layers; its embedding may be away."""
-        if not self._is_away:
+        if not self._outer.on_host:
             return super()._run(ids, positions, attention)
         x = self._outer.embed(ids.flatten(), ids.flatten()).view(*ids.shape, -1)
         out = self.body(inputs_embeds=x, position_ids=positions, use_cache=False, attention=attention)
@@ -248,9 +252,8 @@ class FusedEngine(ReferenceEngine):
         limit = 0.02 + 6e-3 * len(self.layers) if half else 1e-3
         if not self.hidden_apart <= limit:
             self._refuse("hidden states", self.hidden_apart, limit)
-        fp8, self.fp8 = self.fp8, False
-        self.step(batch, -1.0)  # onto autograd's: no second buffer of gradients
-        self.fp8 = fp8
+        with self.products(fp8=False):
+            self.step(batch, -1.0)  # onto autograd's: no second buffer of gradients
         # B starts at zero, and A then has no gradient
         apart = torch.where(norms > 0, self._norms() / norms, self._norms()).nan_to_num(nan=torch.inf).max(0)
         self.parameters.zero_grad()
@@ -271,7 +274,7 @@ class FusedEngine(ReferenceEngine):
         return torch.stack([gradient.norm() for gradient in self.parameters.grads.values()])
 
     def _refuse(self, what: str, error: float, limit: float) -> NoReturn:
-        self._place(on_host=False)  # another engine may train this model
+        self._outer.place(on_host=False)  # another engine may train this model
         raise ModelError(
             f"the layers of {type(self.model).__name__} compute something else than the fused engine's "
             f"({what} differ by {error:.2g} of their size, at most {limit:.2g} may be rounding)",

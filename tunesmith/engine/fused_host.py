@@ -90,29 +90,29 @@ class Away:
 
 
 class Outer:
-    """The embedding and the head of a model: where they are, and how they are used from there."""
+    """The embedding and the head of a model: where they are (`on_host`), and how they are used from there."""
 
     def __init__(self, embedding: nn.Embedding, head: nn.Linear) -> None:
         self._embedding, self._head = embedding, head
         self.device = embedding.weight.device
         self._courier = Courier(self.device)
-        self._on_host = False
+        self.on_host = False
         self._brought: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def place(self, *, on_host: bool) -> None:
         """Moves both weights (one, where they are tied) to the host, or back."""
-        if on_host == self._on_host:
+        if on_host == self.on_host:
             return
         weights = (self._embedding.weight, self._head.weight)
         for weight in {id(one): one for one in weights}.values():
             there = self._courier.host(weight) if on_host else torch.empty_like(weight, device=self.device)
             weight.data = there.copy_(weight)
-        self._on_host, self._brought = on_host, None
+        self.on_host, self._brought = on_host, None
 
     def embed(self, ids_T: Tensor, host_ids_T: Tensor) -> Tensor:
         """[T, H] on the device, of ids on the device and, where the caller has them, on the host: then no waiting."""
         weight_VH = self._embedding.weight.detach()
-        if not self._on_host:
+        if not self.on_host:
             return weight_VH.index_select(0, ids_T)
         shape = (len(ids_T), weight_VH.shape[1])
         x_TH = torch.empty(shape, dtype=weight_VH.dtype, pin_memory=self.device.type == "cuda")
@@ -121,7 +121,7 @@ class Outer:
 
     def call_head(self) -> None:
         """Starts bringing the head, where it is away."""
-        if self._on_host and self._brought is None:
+        if self.on_host and self._brought is None:
             there = self._head.weight.data
             here = torch.empty_like(there, device=self.device)
             self._brought = here, self._courier.send(there, here)
@@ -129,7 +129,7 @@ class Outer:
     @contextmanager
     def head(self) -> Iterator[nn.Linear]:
         """The head with its weight on the device, for the block; a tied embedding stays where it is."""
-        if not self._on_host:
+        if not self.on_host:
             yield self._head
             return
         self.call_head()

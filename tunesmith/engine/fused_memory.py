@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from tunesmith.engine.memory import CPU_TOKENS, GIB, Budget, Shape, gib_of, most_of, no_room, some_steps
@@ -295,12 +295,13 @@ def make_fused_plan(
         return _plan(fused, budget, lengths, steps, needed, possible[0], "train.micro_batch is given")
     looked_at = some_steps(lengths, budget.batch)
 
-    def sums(layout: Layout) -> list[int]:
-        trial = MicroBatchPlan(tokens=room[layout], rows=None, recompute=())
+    @cache  # many layouts have the same room
+    def sums(tokens: int) -> list[int]:
+        trial = MicroBatchPlan(tokens=tokens, rows=None, recompute=())
         return [sum(step[i] for i in part) for step in looked_at for part in trial.split(step)]
 
     def cost(layout: Layout) -> float:
-        return sum(fused.seconds(tokens, layout.levels, 0, layout.away) for tokens in sums(layout))
+        return sum(fused.seconds(tokens, layout.levels, 0, layout.away) for tokens in sums(room[layout]))
 
     costs = {layout: cost(layout) for layout in possible}
     best = min(possible, key=lambda layout: (costs[layout], choices.index(layout)))
@@ -309,7 +310,7 @@ def make_fused_plan(
         return _plan(fused, budget, lengths, steps, tokens, best, "all rows of a step at once")
     why = "more tokens at once gain nothing" if tokens == enough else "as many as there is room for"
     # rows don't fill a micro-batch to the brim: the room that would stay empty is better spent on dense weights
-    tokens = max(needed, min(tokens, int(max(sums(best)) * _SLACK)))
+    tokens = max(needed, min(tokens, int(max(sums(tokens)) * _SLACK)))
     return _plan(fused, budget, lengths, steps, tokens, best, why)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +21,26 @@ class Most(NamedTuple):
     tokens: int
     learned: int
     rows: int
+
+
+def evenly(lengths: Sequence[int], bins: int) -> list[list[int]]:
+    """The indices of rows by bin: the longest first into the emptiest, the first of several. A pure function.
+
+    Every index is in exactly one bin, in ascending order; a bin is empty where there are more bins than rows.
+    """
+    if bins == 1:
+        return [list(range(len(lengths)))]
+    loads = [(0, n) for n in range(bins)]
+    found: list[list[int]] = [[] for _ in range(bins)]
+    for i in _longest_first(lengths):
+        load, emptiest = loads[0]
+        found[emptiest].append(i)
+        heapq.heapreplace(loads, (load + lengths[i], emptiest))
+    return [sorted(one) for one in found]
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +73,14 @@ class MicroBatchPlan:
         assert self.tokens is not None
         if lengths and not self.padded and sum(lengths) <= self.tokens:
             return [list(range(len(lengths)))]
-        longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         if self.padded:
-            return self._rectangles(longest_first, lengths, self.tokens)
+            return self._rectangles(_longest_first(lengths), lengths, self.tokens)
         fewest = min(-(-sum(lengths) // self.tokens), len(lengths))
         for count in range(max(1, fewest), len(lengths)):
-            bins = self._even(longest_first, lengths, count)
+            bins = evenly(lengths, count)
             if max(sum(lengths[i] for i in b) for b in bins) <= self.tokens:
-                return [sorted(b) for b in bins]
-        return [[i] for i in longest_first]  # each alone: a row longer than the budget, too
+                return bins
+        return [[i] for i in _longest_first(lengths)]  # each alone: a row longer than the budget, too
 
     def most(self, steps: Iterable[Step]) -> Most:
         """The most that micro-batches of these steps hold, each of the three by itself."""
@@ -72,17 +92,6 @@ class MicroBatchPlan:
                 own = (cells, sum(learned[i] for i in part), len(part))
                 most = Most(*map(max, most, own))
         return most
-
-    @staticmethod
-    def _even(longest_first: list[int], lengths: Sequence[int], count: int) -> list[list[int]]:
-        """Each row, the longest first, into the emptiest of `count` bins."""
-        bins: list[list[int]] = [[] for _ in range(count)]
-        load = [0] * count
-        for i in longest_first:
-            emptiest = load.index(min(load))
-            bins[emptiest].append(i)
-            load[emptiest] += lengths[i]
-        return bins
 
     @staticmethod
     def _rectangles(longest_first: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from tunesmith.base import Base
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_no_fp8, why_not, why_slow
 from tunesmith.engine.fused_warm import warm_up
+from tunesmith.engine.plan import evenly
 from tunesmith.engine.protocol import Engine, MicroBatchPlan, Step
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, RecipeError, SetupError
@@ -26,7 +27,6 @@ from tunesmith.recipe import Recipe, Tune
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import shares
 
 
 def build_model(recipe: Recipe, base: Base, device: torch.device) -> PreTrainedModel:
@@ -120,7 +120,7 @@ def steps_of(order: Order, rows: Rows, ranks: int) -> list[Step] | None:
     return [
         Step([step.lengths[i] for i in own], [step.learned[i] for i in own])
         for step in steps
-        for own in shares(step.lengths, ranks)
+        for own in evenly(step.lengths, ranks)
         if own
     ]
 

@@ -8,10 +8,9 @@ run on every rank on the same bits, and weights never travel. Tensors on a GPU g
 
 from __future__ import annotations
 
-import heapq
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,22 +26,6 @@ from tunesmith.proof import Proof
 _PATIENCE = timedelta(minutes=30)  # a large checkpoint on a slow disk keeps rank 0 from a sum for long
 _CHUNK = 1 << 26  # bytes that are compared at a time
 _Any = TypeVar("_Any")
-
-
-def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """The indices of one step's rows, by rank: the longest first to whoever has the fewest tokens. A pure function.
-
-    Every index is in exactly one share; a share is empty where there are more ranks than rows.
-    """
-    if ranks == 1:
-        return [list(range(len(lengths)))]
-    loads = [(0, rank) for rank in range(ranks)]
-    own: list[list[int]] = [[] for _ in range(ranks)]
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        load, rank = loads[0]
-        own[rank].append(i)
-        heapq.heapreplace(loads, (load + lengths[i], rank))
-    return [sorted(one) for one in own]
 
 
 class PeerLost(Stopped):

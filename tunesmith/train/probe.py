@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.engine.plan import evenly
 from tunesmith.engine.protocol import Engine, MicroBatchPlan, pack
 from tunesmith.rows import Rows
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import shares
 
 _STEPS = 20_000  # looked through at most; a later epoch's largest is hardly larger
 
@@ -20,7 +20,7 @@ def largest_micro_batch(
     most, largest = 0, list[int]()
     for step in range(1, min(order.steps, _STEPS) + 1):
         numbers = order.numbers(step)
-        for share in shares(lengths[numbers].tolist(), ranks):
+        for share in evenly(lengths[numbers].tolist(), ranks):
             for part in plan.split(lengths[numbers[share]].tolist()):
                 rows = numbers[share][part]
                 own = lengths[rows]

@@ -7,8 +7,8 @@ reversed inside one micro-batch has the same sums, whatever is wrong with accumu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -143,17 +143,9 @@ def _stepped(
     return losses, _taken(engine)
 
 
-@contextmanager
-def _products(engine: Engine, *, fp8: bool) -> Iterator[None]:
+def _products(engine: Engine, *, fp8: bool) -> AbstractContextManager[None]:
     """Within, steps are in fp8 or exact; an engine that knows no fp8 is exact anyway."""
-    if not isinstance(engine, FusedEngine):
-        yield
-        return
-    before, engine.fp8 = engine.fp8, fp8
-    try:
-        yield
-    finally:
-        engine.fp8 = before
+    return engine.products(fp8=fp8) if isinstance(engine, FusedEngine) else nullcontext()
 
 
 def _most(rows: Rows, numbers: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tunesmith.engine.plan import evenly
 from tunesmith.engine.protocol import Engine, MicroBatchPlan, PackedBatch, pack
 from tunesmith.errors import NotFinite
 from tunesmith.rows import Rows
@@ -20,7 +21,7 @@ from tunesmith.train import scaling
 from tunesmith.train.faults import not_finite
 from tunesmith.train.optimizer import Optimizer, clip
 from tunesmith.train.order import Order
-from tunesmith.train.parallel import ALONE, Ranks, shares
+from tunesmith.train.parallel import ALONE, Ranks
 from tunesmith.train.schedule import Schedule
 from tunesmith.train.state import State
 
@@ -105,7 +106,7 @@ class Stepper:
     def _parts(self, step: int) -> list[list[list[int]]]:
         """Row numbers by rank and micro-batch."""
         numbers = self.order.numbers(step)
-        owned = [numbers[own] for own in shares(self._lengths[numbers].tolist(), self.ranks.size)]
+        owned = [numbers[own] for own in evenly(self._lengths[numbers].tolist(), self.ranks.size)]
         return [
             [own[part].tolist() for part in self.plan.split(self._lengths[own].tolist())] for own in owned
         ]
