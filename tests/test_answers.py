@@ -21,7 +21,7 @@ from tunesmith.answers import answer_rows
 from tunesmith.contract import Contract
 from tunesmith.errors import RowError, RunLocked
 from tunesmith.example import Example, Message
-from tunesmith.generate.protocol import Decoding, Generated
+from tunesmith.generate.protocol import Decoding, Generated, Guide
 from tunesmith.tasks import Parsed, make_task
 
 ROWS = reports(9, name="test")
@@ -42,6 +42,7 @@ class Echo:
         decoding: Decoding,
         stop_ids: frozenset[int],
         done: AbstractSet[tuple[int, int]] = frozenset(),
+        guide: Guide | None = None,
     ) -> Iterator[Generated]:
         for index in reversed(range(len(prompts))):
             for sample in range(decoding.samples):
@@ -50,7 +51,7 @@ class Echo:
                 self.asked.append((index, sample))
                 letters = [one for one in prompts[index][-60:-5] if one > 5]
                 ids = [*letters[: decoding.max_tokens], 6 + index, 6 + sample]
-                yield Generated(index, sample, ids, index % 3 > 0, -0.1 * (index + 1) / 3)
+                yield Generated(index, sample, ids, index % 3 > 0, -0.1 * (index + 1) / 3, [-0.1] * len(ids))
 
 
 @pytest.fixture

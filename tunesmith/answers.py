@@ -21,12 +21,11 @@ from typing import IO, Any
 from tunesmith.contract import Contract
 from tunesmith.errors import RowError, RunLocked
 from tunesmith.example import Example
-from tunesmith.generate.protocol import Decoding, Generated, Generator
+from tunesmith.generate.protocol import Decoding, Generated, Generator, Guide
 from tunesmith.run import disk_error, write_atomic
 from tunesmith.tasks import Task
-from tunesmith.tasks.score import user_text
 
-FORMAT = 1
+FORMAT = 2
 Slot = tuple[int, int]  # (row, sample)
 
 
@@ -38,6 +37,9 @@ class Answer:
     stopped: bool
     tokens: int
     logprob: float
+    token_logprobs: tuple[float, ...]
+    token_ends: tuple[int, ...]
+    """Character of the answer behind each token; empty unless the task asks for it (`by_token`)."""
 
 
 def answer_rows(
@@ -48,16 +50,19 @@ def answer_rows(
     decoding: Decoding,
     out: Path,
     on_done: Callable[[int], object] | None = None,
+    guide: Guide | None = None,
 ) -> None:
     """Writes a JSON line for each row and sample to `out`: id, prompt, answer, parsed, problems, gold (null for a row
-    without), stopped, tokens, logprob, sample (where there are several), made_by.
+    without), stopped, tokens, logprob, sample (where there are several), made_by; document, slices, facts and rejected
+    where the row has them; token_logprobs and token_ends where the task asks for them (`by_token`).
 
     `on_done` gets the number of answers that have come since it was last called, first those that were there already.
     Raises RowError where a prompt leaves no room for its answer, RunLocked where another process writes this file.
     """
     prompts = [_prompt(contract, example) for example in examples]
     _refuse_overlong(examples, prompts, decoding.max_tokens, generator.room)
-    key = _key(examples, prompts, contract, decoding, generator)
+    by_token = bool(getattr(task, "by_token", False))
+    key = _key(examples, prompts, contract, decoding, generator, guide, by_token)
     report = on_done or (lambda done: None)
     answers = _finished(out, examples, decoding.samples, key)
     partial = out.with_name(f"{out.name}.partial")
@@ -65,8 +70,10 @@ def answer_rows(
         with _opened(partial) as file:
             answers = _kept(file, key)
             report(len(answers))
-            for made in generator.generate(prompts, decoding, contract.stop_ids, done=frozenset(answers)):
-                answers[made.index, made.sample] = one = _answer(contract, made)
+            for made in generator.generate(
+                prompts, decoding, contract.stop_ids, done=frozenset(answers), guide=guide
+            ):
+                answers[made.index, made.sample] = one = _answer(contract, made, by_token)
                 _append(file, partial, {"row": made.index, "sample": made.sample} | asdict(one))
                 report(1)
     else:
@@ -110,15 +117,36 @@ def _key(
     contract: Contract,
     decoding: Decoding,
     generator: Generator,
+    guide: Guide | None,
+    by_token: bool,
 ) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, contract.sha256, asdict(decoding), generator.key]).encode())
+    made_with = [FORMAT, contract.sha256, asdict(decoding), generator.key, guide and guide.key, by_token]
+    digest = hashlib.sha256(json.dumps(made_with).encode())
     for example, prompt in zip(examples, prompts, strict=True):
         digest.update(json.dumps([example.id, list(prompt)]).encode())
     return digest.hexdigest()[:16]
 
 
-def _answer(contract: Contract, made: Generated) -> Answer:
-    return Answer(contract.decode(made.ids), made.stopped, len(made.ids) + made.stopped, made.logprob)
+def _answer(contract: Contract, made: Generated, by_token: bool) -> Answer:
+    each = tuple(round(value, 5) for value in made.token_logprobs) if by_token else ()
+    ends = _token_ends(contract, made.ids) if by_token else ()
+    text = contract.decode(made.ids)
+    return Answer(text, made.stopped, len(made.ids) + made.stopped, made.logprob, each, ends)
+
+
+def _token_ends(contract: Contract, ids: Sequence[int]) -> tuple[int, ...]:
+    """The character of the answer behind each token; a letter of several tokens belongs to its last one."""
+    ends: list[int] = []
+    begin = kept = length = (
+        0  # ids[begin:kept] is what a sentencepiece decoder needs to see before the next token
+    )
+    for place in range(1, len(ids) + 1):
+        before, now = contract.decode(ids[begin:kept]), contract.decode(ids[begin:place])
+        if len(now) > len(before) and not now.endswith("\ufffd"):
+            length += len(now) - len(before)
+            begin, kept = kept, place
+        ends.append(length)
+    return tuple(ends)
 
 
 def _lines(
@@ -131,7 +159,7 @@ def _lines(
             parsed = task.parse(one.answer)
             yield {
                 "id": example.id,
-                "prompt": user_text(example),
+                "prompt": example.asked,
                 "answer": one.answer,
                 "parsed": parsed.value,
                 "problems": list(parsed.problems),
@@ -140,8 +168,26 @@ def _lines(
                 "tokens": one.tokens,
                 "logprob": one.logprob,
                 **({"sample": sample} if samples > 1 else {}),
+                **(
+                    {"token_logprobs": one.token_logprobs, "token_ends": one.token_ends}
+                    if one.token_ends
+                    else {}
+                ),
+                **_of_row(example),
                 "made_by": key,
             }
+
+
+def _of_row(example: Example) -> dict[str, Any]:
+    """What `evaluate --from` needs to score the file by itself."""
+    document = "" if example.document == example.id else example.document
+    kept = {
+        "document": document,
+        "slices": dict(example.slices),
+        "facts": dict(example.facts),
+        "rejected": example.rejected,
+    }
+    return {name: value for name, value in kept.items() if value}
 
 
 # ---- what is on disk already
@@ -216,4 +262,5 @@ def _json(line: bytes) -> dict[str, Any]:
 
 
 def _read(row: Mapping[str, Any]) -> Answer:
-    return Answer(row["answer"], row["stopped"], row["tokens"], row["logprob"])
+    each, ends = (tuple(row.get(name, ())) for name in ("token_logprobs", "token_ends"))
+    return Answer(row["answer"], row["stopped"], row["tokens"], row["logprob"], each, ends)

@@ -45,6 +45,8 @@ class Example:
     """`file:line`, for messages."""
     rejected: str | None = None
     """The worse answer of a preference pair; the better one is the answer."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What a scorer needs to know of the row beside prompt and answer (annotated spans, say), as a JSON object."""
 
     @classmethod
     def make(
@@ -57,6 +59,7 @@ class Example:
         document: str = "",
         slices: Mapping[str, str] | None = None,
         rejected: str | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> Example:
         """One question with its answer (None: still to be answered): what a `data.processor` returns.
 
@@ -66,7 +69,7 @@ class Example:
         turns.append(Message("user", question))
         if answer is not None:
             turns.append(Message("assistant", answer, learned=True))
-        return cls(id, tuple(turns), document, slices or {}, rejected=rejected)
+        return cls(id, tuple(turns), document, slices or {}, rejected=rejected, facts=facts or {})
 
     @property
     def is_text(self) -> bool:
@@ -77,6 +80,11 @@ class Example:
     def prompt(self) -> tuple[Message, ...]:
         """The turns before the answer; all of them when the row has none."""
         return self.messages if self.answer is None else self.messages[:-1]
+
+    @property
+    def asked(self) -> str:
+        """What the user said: the text in which values are looked for."""
+        return "\n".join(message.content for message in self.prompt if message.role == "user")
 
     @property
     def answer(self) -> str | None:
@@ -94,14 +102,16 @@ class Example:
             if m.context_end:
                 one["context_end"] = m.context_end
             messages.append(one)
-        row = {
+        row: dict[str, Any] = {
             "id": self.id,
             "document": self.document,
             "slices": dict(self.slices),
             "source": self.source,
             "messages": messages,
         }
-        return row if self.rejected is None else row | {"rejected": self.rejected}
+        if self.rejected is not None:
+            row["rejected"] = self.rejected
+        return row | {"facts": dict(self.facts)} if self.facts else row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Example:
@@ -110,4 +120,5 @@ class Example:
             Message(m["role"], m["content"], m["learned"], m.get("context", 0), m.get("context_end", 0))
             for m in row["messages"]
         )
-        return cls(row["id"], messages, row["document"], row["slices"], row["source"], row.get("rejected"))
+        kept = (row["document"], row["slices"], row["source"], row.get("rejected"), row.get("facts", {}))
+        return cls(row["id"], messages, *kept)

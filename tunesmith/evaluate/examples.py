@@ -11,7 +11,8 @@ import numpy as np
 
 from tunesmith.evaluate.score import FIRST, Systems
 from tunesmith.tasks import Detail
-from tunesmith.tasks.score import row_scores, user_text
+from tunesmith.tasks.answered import gold_of
+from tunesmith.tasks.score import row_scores
 
 SHOWN = 25
 _HARM = ("hallucinated", "wrong", "missed", "partly")  # worst first among rows of one score
@@ -57,7 +58,7 @@ def worst(systems: Systems, limit: int = SHOWN) -> list[ShownRow]:
     scores = row_scores(scored, task)
     rows = []
     for number, example in enumerate(systems.examples):
-        gold = task.parse(example.answer or "")
+        gold = gold_of(task, example)
         said = {
             system: systems.scored[system].predictions[number][0]
             for system in FIRST
@@ -70,7 +71,7 @@ def worst(systems: Systems, limit: int = SHOWN) -> list[ShownRow]:
                 example.id,
                 float(scores[number]),
                 _confidence(said[name]),
-                user_text(example),
+                example.asked,
                 example.answer or "",
                 {system: line["answer"] for system, line in said.items()},
                 parsed[name].problems,
@@ -99,7 +100,7 @@ def mistakes(systems: Systems, per_field: int = 3) -> list[Mistake]:
     seen: dict[str, Counter[tuple[str | None, str | None]]] = {}
     rows: dict[tuple[str, str | None, str | None], str] = {}
     for number, example in enumerate(systems.examples):
-        gold = task.parse(example.answer or "")
+        gold = gold_of(task, example)
         for detail in task.details(gold, task.parse(scored.predictions[number][0]["answer"])):
             if detail.verdict in _HARM:
                 seen.setdefault(detail.field, Counter())[detail.gold, detail.predicted] += 1

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from tunesmith.example import Example
 from tunesmith.tasks import Task
 from tunesmith.tasks.normalise import words
-from tunesmith.tasks.score import user_text
 
 _CELLS = 20_000_000  # similarities held at once
 
@@ -28,12 +27,12 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
     """Each row answered as its nearest training row was; the first one of equals."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [user_text(example) for example in train]
+    texts = [example.asked for example in train]
     if not any(words(text) for text in texts):
         return [train[0].answer or ""] * len(examples)  # nothing to be near to
     vectors = TfidfVectorizer(analyzer=words)  # our own words: scikit-learn's cut Indic scripts to pieces
     known = vectors.fit_transform(texts)
-    asked = vectors.transform([user_text(example) for example in examples])
+    asked = vectors.transform([example.asked for example in examples])
     chosen: list[int] = []
     block = max(1, _CELLS // len(train))
     for begin in range(0, len(examples), block):
@@ -45,5 +44,5 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
 def as_lines(answers: Sequence[str], examples: Sequence[Example]) -> Iterator[str]:
     """Lines of a predictions file, as answers.py writes them for a model."""
     for answer, example in zip(answers, examples, strict=True):
-        row = {"id": example.id, "prompt": user_text(example), "answer": answer, "gold": example.answer}
+        row = {"id": example.id, "prompt": example.asked, "answer": answer, "gold": example.answer}
         yield json.dumps(row, ensure_ascii=False)

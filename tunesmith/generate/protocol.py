@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,29 @@ class Generated:
     """Ended by a stop id; False: cut at max_tokens."""
     logprob: float
     """Sum of ln p over the chosen tokens, the stop included, under the model at temperature 1."""
+    token_logprobs: list[float]
+    """ln p of each of them."""
+
+
+class Guide(Protocol):
+    """Holds answers to a grammar: at each place it forbids the tokens that no right answer could go on with."""
+
+    @property
+    def key(self) -> str:
+        """Names the grammar."""
+        ...
+
+    def begin(self) -> Any:
+        """The state of an answer that has not begun."""
+        ...
+
+    def hold(self, states: Sequence[Any], logits_NV: Tensor) -> Tensor:
+        """The logits with -inf at what may not come next; a row for each state."""
+        ...
+
+    def accept(self, states: Sequence[Any], tokens: Sequence[int]) -> None:
+        """Each answer went on with its token."""
+        ...
 
 
 class Generator(Protocol):
@@ -57,6 +83,7 @@ class Generator(Protocol):
         decoding: Decoding,
         stop_ids: frozenset[int],
         done: AbstractSet[tuple[int, int]] = frozenset(),
+        guide: Guide | None = None,
     ) -> Iterator[Generated]:
         """All answers but those (index, sample) in `done`, in the order in which they are finished."""
         ...

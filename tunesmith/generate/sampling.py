@@ -30,15 +30,24 @@ def uniform(keys_N: Tensor, positions_N: Tensor) -> Tensor:
 
 
 def choose(
-    logits_NV: Tensor, temperature: float, top_p: float, keys_N: Tensor, positions_N: Tensor
+    logits_NV: Tensor,
+    temperature: float,
+    top_p: float,
+    keys_N: Tensor,
+    positions_N: Tensor,
+    held_NV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The next token of each row, int64 [N], and its ln p under the model at temperature 1, [N]."""
+    """The next token of each row, int64 [N], and its ln p under the model at temperature 1, [N].
+
+    `held_NV`: the logits with -inf at what a grammar forbids; from these the token is chosen.
+    """
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
+    open_NV = logits_NV if held_NV is None else held_NV.to(logits_NV.dtype)
     if temperature == 0:
-        chosen_N = logits_NV.argmax(-1)
+        chosen_N = open_NV.argmax(-1)
     else:
-        chosen_N = _draw((logits_NV / temperature).softmax(-1), top_p, uniform(keys_N, positions_N))
+        chosen_N = _draw((open_NV / temperature).softmax(-1), top_p, uniform(keys_N, positions_N))
     picked_N = logits_NV.gather(1, chosen_N[:, None])[:, 0]
     return chosen_N, picked_N - logits_NV.logsumexp(-1)
 

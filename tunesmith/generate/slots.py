@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ModelError, NotFinite
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.identity import model_key
-from tunesmith.generate.protocol import Decoding, Generated
+from tunesmith.generate.protocol import Decoding, Generated, Guide
 from tunesmith.generate.sampling import choose, stream_key
 from tunesmith.model.attention import ATTENTION, Attention, Packed, head_shape
 
@@ -64,6 +65,7 @@ class SlotGenerator:
         decoding: Decoding,
         stop_ids: frozenset[int],
         done: AbstractSet[tuple[int, int]] = frozenset(),
+        guide: Guide | None = None,
     ) -> Iterator[Generated]:
         """All answers but those (index, sample) in `done`, in the order in which they are finished.
 
@@ -87,7 +89,7 @@ class SlotGenerator:
         for module in training:
             module.training = False
         try:
-            yield from _Session(self.model, min(self.slots, len(jobs)), jobs, decoding, stop_ids).run()
+            yield from _Session(self.model, min(self.slots, len(jobs)), jobs, decoding, stop_ids, guide).run()
         finally:
             for module in training:
                 module.training = True
@@ -103,9 +105,10 @@ class _Session:
         waiting: list[_Job],
         decoding: Decoding,
         stop_ids: frozenset[int],
+        guide: Guide | None,
     ) -> None:
         self.model, self.slots, self.waiting, self.decoding = model, slots, deque(waiting), decoding
-        self.stop_ids = stop_ids
+        self.stop_ids, self.guide = stop_ids, guide
         device = self.device = model.device
         key_heads, head_dim = head_shape(model.config)
         length = len(waiting[0].prompt) + decoding.max_tokens
@@ -114,14 +117,15 @@ class _Session:
         self.stops = torch.tensor(sorted(stop_ids), device=device, dtype=torch.int64)
         self.active: list[_Job] = []  # slot n works on active[n]
         self.begun: list[int] = []  # the step at which it was admitted, less its prompt's length
+        self.states: list[Any] = []  # where slot n's answer is in the guide's grammar
         self.step = 0
         self.range = torch.arange(slots, device=device)
         self.last = torch.zeros(slots, dtype=torch.int64, device=device)  # token to be fed next
         self.position = torch.zeros_like(self.last)  # where that token will stand
         self.count = torch.zeros_like(self.last)  # tokens chosen so far
         self.key = torch.zeros_like(self.last)  # names the answer's random numbers
-        self.logprob = torch.zeros(slots, dtype=torch.float64, device=device)
         self.written = torch.zeros(slots, decoding.max_tokens, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(slots, decoding.max_tokens, dtype=torch.float64, device=device)
 
     def run(self) -> Iterator[Generated]:
         while self.active or self.waiting:
@@ -160,7 +164,8 @@ class _Session:
         self.key[fresh] = torch.tensor(keys, device=self.device)
         self.position[fresh] = lengths_N - 1
         self.count[fresh] = 0
-        self.logprob[fresh] = 0
+        if self.guide is not None:
+            self.states += [self.guide.begin() for _ in jobs]
         self.active += jobs
         self.begun += [self.step - n for n in lengths]
         return self._choose(logits_NV, fresh)
@@ -191,10 +196,13 @@ class _Session:
     def _choose(self, logits_NV: Tensor, rows: slice) -> Tensor:
         """Writes the next token of these slots; bool [slots in use], True where the answer has ended."""
         decoding, place = self.decoding, self.count[rows]
-        chosen, logprob = choose(logits_NV, decoding.temperature, decoding.top_p, self.key[rows], place)
+        held = None if self.guide is None else self.guide.hold(self.states[rows], logits_NV)
+        chosen, logprob = choose(logits_NV, decoding.temperature, decoding.top_p, self.key[rows], place, held)
+        if self.guide is not None:
+            self.guide.accept(self.states[rows], chosen.tolist())
         self.written[self.range[rows], place] = chosen
+        self.logprobs[self.range[rows], place] = logprob.double()
         self.last[rows] = chosen
-        self.logprob[rows] += logprob
         self.count[rows] += 1
         self.position[rows] += 1
         used = slice(0, len(self.active))
@@ -206,18 +214,19 @@ class _Session:
         ended = [slot for slot, flag in enumerate(flags) if flag]
         if not ended:
             return
-        counts, logprobs = self.count[ended].tolist(), self.logprob[ended].tolist()
-        written = self.written[ended].tolist()
+        counts, written = self.count[ended].tolist(), self.written[ended].tolist()
         results = []
-        for slot, count, logprob, ids in zip(ended, counts, logprobs, written, strict=True):
-            job = self.active[slot]
+        for slot, count, ids, each in zip(ended, counts, written, self.logprobs[ended].tolist(), strict=True):
+            job, logprob = self.active[slot], math.fsum(each[:count])
             if math.isnan(logprob):
                 raise NotFinite(
                     f"the model's output for prompt {job.index} is not finite",
                     fix="answer in model.dtype: bfloat16 or float32; float16 overflows on some models",
                 )
             stopped = ids[count - 1] in self.stop_ids
-            results.append(Generated(job.index, job.sample, ids[: count - stopped], stopped, logprob))
+            results.append(
+                Generated(job.index, job.sample, ids[: count - stopped], stopped, logprob, each[:count])
+            )
         self._compact(flags)
         yield from results
 
@@ -229,8 +238,10 @@ class _Session:
         if sources:
             to, of = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
             self.cache.move(of, to, self.step - min(self.begun[slot] for slot in sources))
-            for state in (self.last, self.position, self.count, self.key, self.logprob, self.written):
+            for state in (self.last, self.position, self.count, self.key, self.logprobs, self.written):
                 state[to] = state[of]
             for target, source in zip(targets, sources, strict=True):
-                self.active[target], self.begun[target] = self.active[source], self.begun[source]
-        del self.active[left:], self.begun[left:]
+                for listed in (self.active, self.begun, self.states):
+                    if listed:
+                        listed[target] = listed[source]
+        del self.active[left:], self.begun[left:], self.states[left:]

@@ -37,6 +37,46 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
     note: str = ""
+    kind: str = ""
+    """How it is drawn: `confusion` (gold, answered, times), `calibration` (confidence, right, rows), `risk_coverage`
+    (share of rows kept, share wrong among them); empty: as a table alone."""
+    quotes: bool = False
+    """Holds words of rows or answers: left out of a report that is redacted."""
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with an answer. `kind` is one of FAULTS."""
+
+    kind: str
+    where: str
+    """Field, section or type of entity; empty: the answer as a whole."""
+    gold: str | None = None
+    predicted: str | None = None
+
+
+FAULTS: dict[str, tuple[int, str]] = {
+    # kind: harm (4 may hurt somebody unseen, 3 wrong, 2 left out, 1 form, 0 a remark), what it means
+    "hallucinated": (4, "a value, entity or section that the gold does not have"),
+    "copied": (4, "the answer repeats a training row's text"),
+    "reversed": (4, "the two sides of a pair are exchanged"),
+    "wrong": (3, "another value than the gold's"),
+    "wrong_pair": (3, "a pair of right entities that the gold does not join"),
+    "contradicted": (
+        3,
+        "what the request or the record itself says is contradicted (sex, service, age, dates)",
+    ),
+    "type": (3, "the right words as another type of entity"),
+    "boundary": (2, "an entity cut short or drawn too wide"),
+    "partly": (2, "a part of the gold's items, or more than them"),
+    "missed": (2, "a gold value, entity or pair that was left out"),
+    "missed_upstream": (2, "a pair that could not be found, as one of its entities was not"),
+    "dropped_section": (2, "a section of the gold answer is missing or empty"),
+    "truncated": (2, "the answer was cut before its end"),
+    "empty": (2, "there is no answer"),
+    "unparsable": (1, "the answer is not in the form that was asked for"),
+    "malformed": (1, "an identifier or a date that is none, or a schema that is broken"),
+    "wrong_script": (1, "written in another script than the gold answer"),
+}
 
 
 class Task(Protocol):

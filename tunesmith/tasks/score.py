@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import RowCheckFailed, TunesmithError
 from tunesmith.example import Example, Message
+from tunesmith.tasks.answered import gold_of
 from tunesmith.tasks.protocol import Parsed, Task
 
 _NAMED = 5  # rows that a message lists
@@ -48,11 +49,6 @@ class Scored:
         )
 
 
-def user_text(example: Example) -> str:
-    """What the user said: the text in which values are looked for."""
-    return "\n".join(message.content for message in example.prompt if message.role == "user")
-
-
 def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
     """The parsed gold answers. RowCheckFailed where one is missing, can't be parsed or has keys unknown to the task."""
     if not examples:
@@ -67,12 +63,12 @@ def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
             where=_where(without),
             fix="label them",
         )
-    golds = [task.parse(example.answer or "") for example in examples]
+    golds = [gold_of(task, example) for example in examples]
     broken = [example for example, gold in zip(examples, golds, strict=True) if gold.value is None]
     if broken:
         raise RowCheckFailed(
             f"{len(broken)} of {len(examples)} gold answers can't be parsed by the {task.name} task: "
-            f"{task.parse(broken[0].answer or '').problems[0]}",
+            f"{gold_of(task, broken[0]).problems[0]}",
             where=_where(broken),
             fix="mend the answers, or name another evaluate.task",
         )
@@ -102,7 +98,7 @@ def score_answers(
     per_row: list[dict[str, float]] = []
     correct = np.zeros(len(examples), dtype=bool)
     for number, (example, gold) in enumerate(zip(examples, golds, strict=True)):
-        source = user_text(example)
+        source = example.asked
         parsed = [task.parse(line["answer"]) for line in by_row[example.id]]
         samples = [task.counts(source, gold, one) for one in parsed]
         per_row.append({name: sum(sample[name] for sample in samples) / len(samples) for name in samples[0]})
@@ -143,8 +139,9 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
                 raise TypeError("id and answer must be texts")
-            if not isinstance(row.get("slices") or {}, dict):
-                raise TypeError("slices must be an object")
+            for key in ("slices", "facts"):
+                if not isinstance(row.get(key) or {}, dict):
+                    raise TypeError(f"{key} must be an object")
         except (ValueError, KeyError, TypeError) as error:
             raise TunesmithError(
                 f"this line is no prediction: {error}",
@@ -174,6 +171,8 @@ def examples_in(lines: Sequence[Mapping[str, Any]], where: str) -> list[Example]
             document=str(first[id].get("document") or id),
             slices=first[id].get("slices") or {},
             source=where,
+            rejected=first[id].get("rejected"),
+            facts=first[id].get("facts") or {},
         )
         for id in order
     ]
@@ -224,7 +223,7 @@ def _refuse_empty_gold(task: Task, golds: Sequence[Parsed], examples: Sequence[E
     """A perfect answer must score something: gold against itself."""
     summed: dict[str, NDArray[np.float64]] = {}
     for gold, example in zip(golds, examples, strict=True):
-        for name, count in task.counts(user_text(example), gold, gold).items():
+        for name, count in task.counts(example.asked, gold, gold).items():
             summed[name] = summed.get(name, np.zeros(1)) + count
     value = float(task.metrics()[task.headline](summed)[0])
     if not value > 0:
