@@ -164,6 +164,7 @@ def _lines(
                 "parsed": parsed.value,
                 "problems": list(parsed.problems),
                 "gold": example.answer,
+                **_of_row(example),
                 "stopped": one.stopped,
                 "tokens": one.tokens,
                 "logprob": one.logprob,
@@ -173,7 +174,6 @@ def _lines(
                     if one.token_ends
                     else {}
                 ),
-                **_of_row(example),
                 "made_by": key,
             }
 
