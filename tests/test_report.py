@@ -15,9 +15,10 @@ from tiny_run import guess, recipe, reports, write_curves, write_predictions, wr
 
 from tunesmith.errors import RowCheckFailed
 from tunesmith.evaluate import floors
+from tunesmith.evaluate.build import build, score_file
 from tunesmith.evaluate.examples import mistakes, worst
 from tunesmith.evaluate.report import write_report
-from tunesmith.evaluate.score import build, load_systems, score_file
+from tunesmith.evaluate.score import load_systems
 from tunesmith.evaluate.wording import range_of
 from tunesmith.proof import Proof
 from tunesmith.rows import Rows

@@ -69,11 +69,11 @@ def test_interval_covers_the_truth_when_documents_have_many_rows():
 
 
 def test_drawing_rows_instead_of_documents_would_be_caught(monkeypatch):
-    by_document = statistics._sum_by_document
+    places = statistics._places
     monkeypatch.setattr(
         statistics,
-        "_sum_by_document",
-        lambda counts, documents: by_document(counts, [str(i) for i in range(480)]),
+        "_places",
+        lambda documents: places([str(i) for i in range(480)]),
     )
     assert coverage() < 0.8
 

@@ -66,50 +66,72 @@ class SignTest(NamedTuple):
     p: float
 
 
+class Drawn:
+    """One draw of documents that all systems, metrics and differences share.
+
+    `systems`: system → name of a count → [rows]; `documents`: one per row. Sums over each draw are one product of
+    weights and counts, made in blocks: memory is [documents, counts] and a block, whatever `draws` is.
+    """
+
+    def __init__(
+        self, systems: Mapping[str, Counts], documents: Sequence[str], draws: int = DRAWS, seed: int = 0
+    ) -> None:
+        place = _places(documents)
+        self.rows, self.documents = len(documents), int(place.max()) + 1
+        self._single = np.empty((self.documents, sum(map(len, systems.values()))))
+        column = 0
+        self._columns: dict[str, tuple[list[str], slice]] = {}
+        for system, counts in systems.items():
+            self._columns[system] = (list(counts), slice(column, column + len(counts)))
+            _sum_by_document(counts, place, self._single[:, column : column + len(counts)])
+            column += len(counts)
+        self._whole = self._single.sum(axis=0, keepdims=True)
+        self._drawn = _draw(self._single, draws, seed)
+
+    def interval(self, system: str, metric: Metric) -> Interval:
+        """A system's metric; where it is a share that every document has at the same end, its exact bound."""
+        found = self._interval(
+            metric(self._of(system, self._whole))[0], metric(self._of(system, self._drawn))
+        )
+        if not isinstance(metric, Share) or math.isnan(found.low) or found.low != found.high:
+            return found
+        return _open_side(found, metric(self._of(system, self._single)))
+
+    def difference(self, first: str, second: str, metric: Metric) -> Interval:
+        """`metric(second) - metric(first)`, the same documents drawn for both."""
+        value, drawn = (
+            metric(self._of(second, sums)) - metric(self._of(first, sums))
+            for sums in (self._whole, self._drawn)
+        )
+        return self._interval(value[0], drawn)
+
+    def value(self, system: str, metric: Metric) -> float:
+        """The metric over all rows."""
+        return float(metric(self._of(system, self._whole))[0])
+
+    def _of(self, system: str, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        names, columns = self._columns[system]
+        return dict(zip(names, sums[:, columns].T, strict=True))
+
+    def _interval(self, value: Any, drawn: NDArray[np.float64]) -> Interval:
+        return _interval(value, drawn, self.rows, self.documents)
+
+
 def bootstrap(
     counts: Counts, documents: Sequence[str], metrics: Mapping[str, Metric], draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Interval]:
     """Each metric with its interval. `counts`: name → [rows]; `documents`: one per row; same seed, same draws."""
-    names, by_document = _sum_by_document(counts, documents)
-    drawn = _as_counts(names, _draw(by_document, draws, seed))
-    whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
-    single = _as_counts(names, by_document)
-    n, total = len(documents), len(by_document)
-    made = {}
-    for name, metric in metrics.items():
-        found = _interval(metric(whole)[0], metric(drawn), n, total)
-        made[name] = _open_side(found, metric(single)) if isinstance(metric, Share) else found
-    return made
+    drawn = Drawn({"it": counts}, documents, draws, seed)
+    return {name: drawn.interval("it", metric) for name, metric in metrics.items()}
 
 
 def paired_difference(
     first: Counts, second: Counts, documents: Sequence[str], metric: Metric, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """`metric(second) - metric(first)` on the same rows, the same documents drawn for both."""
-    return paired_differences(first, second, documents, {"it": metric}, draws, seed)["it"]
-
-
-def paired_differences(
-    first: Counts,
-    second: Counts,
-    documents: Sequence[str],
-    metrics: Mapping[str, Metric],
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """`paired_difference` of each metric."""
-    sides = []
-    for counts in (first, second):
-        names, by_document = _sum_by_document(counts, documents)
-        whole = _as_counts(names, by_document.sum(axis=0, keepdims=True))
-        sides.append((whole, _as_counts(names, _draw(by_document, draws, seed))))
-    (whole, drawn), (whole_second, drawn_second) = sides
-    n, total = len(documents), len(set(documents))
-    made = {}
-    for name, metric in metrics.items():
-        value, draw = (metric(whole_second) - metric(whole))[0], metric(drawn_second) - metric(drawn)
-        made[name] = _interval(value, draw, n, total)
-    return made
+    return Drawn({"first": first, "second": second}, documents, draws, seed).difference(
+        "first", "second", metric
+    )
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
@@ -125,10 +147,7 @@ def sign_test(first: NDArray[np.bool_], second: NDArray[np.bool_], documents: Se
 
     McNemar takes each row for a new observation; rows of one document are none. `first`, `second`: [rows].
     """
-    _, by_document = _sum_by_document(
-        {"first": first.astype(float), "second": second.astype(float)}, documents
-    )
-    over = by_document[:, 1] - by_document[:, 0]
+    over = np.bincount(_places(documents), weights=second.astype(float) - first.astype(float))
     worse, better = int(np.sum(over < 0)), int(np.sum(over > 0))
     return SignTest(worse, better, int(np.sum(over == 0)), _fair_coin(worse, better))
 
@@ -156,19 +175,21 @@ def binomial_at_most(successes: int, trials: int, chance: float) -> float:
     return min(1.0, math.fsum(math.exp(one) for one in logs))
 
 
-def _sum_by_document(counts: Counts, documents: Sequence[str]) -> tuple[list[str], NDArray[np.float64]]:
-    """Sums [documents, counts]: documents in order of first appearance, so that draws don't hang on their names."""
+def _places(documents: Sequence[str]) -> NDArray[np.int64]:
+    """[rows]: the row's document, numbered in order of first appearance, so that draws don't hang on their names."""
     if not documents:
         raise TunesmithError("there are no rows to score")
-    wrong = {name: len(values) for name, values in counts.items() if len(values) != len(documents)}
-    if wrong:
-        raise ValueError(f"{len(documents)} rows, but counts of other lengths: {wrong}")
     place = {name: i for i, name in enumerate(dict.fromkeys(documents))}
-    rows = np.array([place[name] for name in documents])
-    sums = np.zeros((len(place), len(counts)))
+    return np.fromiter((place[name] for name in documents), np.int64, len(documents))
+
+
+def _sum_by_document(counts: Counts, place: NDArray[np.int64], into: NDArray[np.float64]) -> None:
+    """Fills `into` [documents, counts]."""
+    wrong = {name: len(values) for name, values in counts.items() if len(values) != len(place)}
+    if wrong:
+        raise ValueError(f"{len(place)} rows, but counts of other lengths: {wrong}")
     for column, values in enumerate(counts.values()):
-        sums[:, column] = np.bincount(rows, weights=np.asarray(values, float), minlength=len(place))
-    return list(counts), sums
+        into[:, column] = np.bincount(place, weights=np.asarray(values, float), minlength=len(into))
 
 
 def _draw(by_document: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
@@ -182,12 +203,8 @@ def _draw(by_document: NDArray[np.float64], draws: int, seed: int) -> NDArray[np
         chosen = random.integers(total, size=(size, total))
         cells = (chosen + total * np.arange(size)[:, None]).ravel()
         weights = np.bincount(cells, minlength=size * total).reshape(size, total)
-        parts.append(weights @ by_document)
+        parts.append(weights.astype(float) @ by_document)
     return np.concatenate(parts)
-
-
-def _as_counts(names: list[str], sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    return {name: sums[:, column] for column, name in enumerate(names)}
 
 
 def _interval(value: Any, drawn: NDArray[np.float64], n: int, total: int) -> Interval:

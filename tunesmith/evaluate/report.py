@@ -9,8 +9,9 @@ from typing import Any
 
 from tunesmith.contract import Contract
 from tunesmith.evaluate import markdown, page
+from tunesmith.evaluate.build import build
 from tunesmith.evaluate.examples import mistakes, stop_share, worst
-from tunesmith.evaluate.score import FLOORS, Systems, build, load_systems, with_likelihood
+from tunesmith.evaluate.score import Systems, load_systems, told_in, with_likelihood
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, sha256_file, write_atomic
@@ -18,6 +19,7 @@ from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_row
 from tunesmith.view.series import load_series, read_lines
 
 LIKELIHOOD_FILE = "likelihood.jsonl"
+SYSTEMS_FILE = "systems.json"
 
 
 def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dict[str, Any]:
@@ -28,7 +30,8 @@ def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dic
     if redact is None:
         redact = bool(run.read_json(run.report / "report.json").get("redacted"))
     scored = scored_rows(recipe, run)
-    systems = load_systems(run.predictions, scored.examples, run_task(recipe, run))
+    told = told_in(run.read_json(run.report / SYSTEMS_FILE))
+    systems = load_systems(run.predictions, scored.examples, run_task(recipe, run), told)
     systems = with_likelihood(systems, read_lines(run.report / LIKELIHOOD_FILE))
     content = (
         describe(recipe, run, scored, systems)
@@ -82,7 +85,7 @@ def describe(recipe: Recipe, run: Run, scored: ScoredRows, systems: Systems) -> 
             "samples": decoding.samples,
             "seed": decoding.seed,
         },
-        "answers_stop": {name: stop_share(systems, name) for name in systems.scored if name not in FLOORS},
+        "answers_stop": {name: stop_share(systems, name) for name in systems.no_floors},
         "proofs": run.proofs(),
         "versions": lock.get("versions", {}),
     }

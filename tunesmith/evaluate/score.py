@@ -1,40 +1,30 @@
-"""Predictions files of several systems on the same rows → report.json. Pure: no model, no torch.
+"""Predictions files of several systems on the same rows → their counts. Pure: no model, no torch.
 
-Systems are named by their files: `tuned` and `base`, the floors `majority` and `nearest`, and whatever export made.
+Systems are named by their files: `tuned` and `base`, floors such as `majority` and `nearest`, and whatever evaluate and
+export made beside them. `report/systems.json` says of what kind each is and how a page calls it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunesmith import console
 from tunesmith.errors import RowCheckFailed
 from tunesmith.example import Example
-from tunesmith.statistics import (
-    DRAWS,
-    Interval,
-    bootstrap,
-    mcnemar,
-    paired_difference,
-    paired_differences,
-    sign_test,
-)
-from tunesmith.tasks import Table, Task
-from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers, score_predictions
+from tunesmith.statistics import Drawn, Interval
+from tunesmith.tasks import Task
+from tunesmith.tasks.score import Scored, score_predictions
 from tunesmith.tasks.sums import Metric, ratio
 
 FIRST = ("tuned", "base")
 FLOORS = ("majority", "nearest")
+KINDS = ("tuned", "base", "floor", "prompt", "constrained", "quantised", "exported", "other")
 SMALL = 30  # rows below which a slice says little
-_INTERVAL = "95 % percentile; Clopper-Pearson over documents where a share is 0 (or 1) in every one"
-MOST_VALUES = 50  # of one slice name that are scored: the commonest
 
 LIKELIHOOD: dict[str, Metric] = {
     "bits_per_byte": lambda s: ratio(s["nll"], s["bytes"] * np.log(2)),
@@ -47,12 +37,47 @@ LIKELIHOOD_MEANING = {
 
 
 @dataclass(frozen=True)
+class About:
+    """What a system is."""
+
+    kind: str
+    """One of KINDS."""
+    shown: str
+    """As a page calls it."""
+    note: str = ""
+    """How its answers were made, where its name doesn't say it."""
+
+    def to_json(self) -> dict[str, str]:
+        """All fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Systems:
     """Several systems on the same rows, `tuned` and `base` first."""
 
     task: Task
     examples: Sequence[Example]
     scored: Mapping[str, Scored]
+    told: Mapping[str, About] = field(default_factory=dict)
+    """What was written about systems when their answers were made."""
+
+    def about(self, name: str) -> About:
+        """What a system is: as told, else by its name."""
+        return self.told.get(name) or About(_kind(name), name)
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """Names of the systems of these kinds."""
+        return [name for name in self.scored if self.about(name).kind in kinds]
+
+    @property
+    def no_floors(self) -> list[str]:
+        """Names of the systems that are models."""
+        return [name for name in self.scored if self.about(name).kind != "floor"]
+
+    def draw(self, draws: int, seed: int) -> Drawn:
+        """One draw of documents for all of them."""
+        return Drawn({name: one.counts for name, one in self.scored.items()}, self.documents, draws, seed)
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -60,20 +85,39 @@ class Systems:
         return next(iter(self.scored.values())).documents
 
 
-def load_systems(folder: Path, examples: Sequence[Example], task: Task) -> Systems:
-    """Every `*.jsonl` in a predictions folder. An exported system's file for other rows is left out, with a note."""
+def _kind(name: str) -> str:
+    """By its file's name: what evaluate did not write, export made."""
+    return name if name in FIRST else "floor" if name in FLOORS else "exported"
+
+
+def told_in(content: Mapping[str, Any]) -> dict[str, About]:
+    """report/systems.json: {name: {kind, shown, note}}. Of a kind that this version doesn't know: other."""
+    return {
+        name: About(
+            one["kind"] if one.get("kind") in KINDS else "other", one.get("shown", name), one.get("note", "")
+        )
+        for name, one in content.get("systems", content).items()
+        if isinstance(one, dict)
+    }
+
+
+def load_systems(
+    folder: Path, examples: Sequence[Example], task: Task, told: Mapping[str, About] | None = None
+) -> Systems:
+    """Every `*.jsonl` in a predictions folder. A file for other rows is left out, with a note, where export made it."""
+    systems = Systems(task, examples, {}, told or {})
     names = [path.stem for path in sorted(folder.glob("*.jsonl"))]
-    order = [*(name for name in (*FIRST, *FLOORS) if name in names)]
-    order += [name for name in names if name not in order]
+    floors = [name for name in (*FLOORS, *names) if name in names and systems.about(name).kind == "floor"]
+    order = dict.fromkeys([*(name for name in FIRST if name in names), *floors, *names])
     scored: dict[str, Scored] = {}
     for name in order:
         try:
             scored[name] = score_predictions(folder / f"{name}.jsonl", examples, task)
         except RowCheckFailed as error:
-            if name in (*FIRST, *FLOORS):
+            if systems.about(name).kind != "exported":
                 raise
             console.note(f"{name} is left out of the report until it is exported again: {error.what}")
-    return Systems(task, examples, scored)
+    return replace(systems, scored=scored)
 
 
 def with_likelihood(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Systems:
@@ -101,153 +145,6 @@ def with_likelihood(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Syst
 def metrics_of(task: Task, scored: Scored) -> dict[str, Metric]:
     """The task's metrics, and those of the likelihood where it was measured."""
     return {**task.metrics(), **(LIKELIHOOD if "nll" in scored.counts else {})}
-
-
-def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
-    """The part of report.json that comes from scores alone."""
-    task, documents = systems.task, systems.documents
-    content: dict[str, Any] = {
-        "task": task.name,
-        "rows": len(documents),
-        "documents": len(set(documents)),
-        "bootstrap": {"draws": draws, "seed": seed, "unit": "document", "interval": _INTERVAL, "n": "rows"},
-        "headline": _headline(systems, draws, seed),
-        "scores": {name: _scores(task, one, draws, seed) for name, one in systems.scored.items()},
-    }
-    if all(name in systems.scored for name in FIRST):
-        content["differences"] = {
-            name: _differences(systems, name, "base", draws, seed)
-            for name in systems.scored
-            if name != "base"
-        }
-        content["over_floors"] = {
-            floor: _difference(systems, floor, "tuned", task.headline, draws, seed)
-            for floor in FLOORS
-            if floor in systems.scored
-        }
-        content["exported"] = {
-            name: _difference(systems, "tuned", name, task.headline, draws, seed)
-            for name in systems.scored
-            if name not in (*FIRST, *FLOORS)
-        }
-        content |= _all_right(systems)
-    content["slices"] = _slices(systems, draws, seed)
-    content["tables"] = {
-        name: [_table(table) for table in task.tables(_sums(one))]
-        for name, one in systems.scored.items()
-        if name not in FLOORS
-    }
-    content["meaning"] = {**task.explain(), **LIKELIHOOD_MEANING}
-    return content
-
-
-def score_file(path: Path, task: Task, examples: Sequence[Example] | None = None) -> dict[str, Any]:
-    """Scores of one predictions file, for `evaluate --from`; the rows are those that the file tells of unless given."""
-    lines = read_predictions(path)
-    rows = examples if examples is not None else examples_in(lines, str(path))
-    return build(Systems(task, rows, {path.stem: score_answers(lines, rows, task, where=str(path))}))
-
-
-def _headline(systems: Systems, draws: int, seed: int) -> dict[str, Any]:
-    task = systems.task
-    values = {name: _whole(task, one)[task.headline] for name, one in systems.scored.items()}
-    made: dict[str, Any] = {"metric": task.headline, "n": len(systems.documents)}
-    made |= {name: values[name] for name in FIRST if name in values}
-    if all(name in values for name in FIRST):
-        found = _difference(systems, "base", "tuned", task.headline, draws, seed)
-        made["difference"] = {key: found[key] for key in ("value", "low", "high")}
-    elif not any(name in values for name in FIRST):
-        made["value"] = next(iter(values.values()))
-    return made
-
-
-def _all_right(systems: Systems) -> dict[str, Any]:
-    """Rows all right with and without tuning. McNemar's test wants rows that know nothing of each other."""
-    base, tuned = (systems.scored[name].correct for name in ("base", "tuned"))
-    if len(set(systems.documents)) == len(systems.documents):
-        test = mcnemar(base, tuned)
-        return {"mcnemar": {"only_base": test.only_first, "only_tuned": test.only_second, "p": test.p}}
-    signs = sign_test(base, tuned, systems.documents)
-    return {
-        "sign_test": {
-            "base_better": signs.first_better,
-            "tuned_better": signs.second_better,
-            "equal": signs.equal,
-            "unit": "document",
-            "p": signs.p,
-        }
-    }
-
-
-def _scores(task: Task, scored: Scored, draws: int, seed: int) -> dict[str, Any]:
-    found = bootstrap(scored.counts, scored.documents, metrics_of(task, scored), draws, seed)
-    return {name: interval.to_json() for name, interval in found.items()}
-
-
-def _difference(
-    systems: Systems, first: str, second: str, metric: str, draws: int, seed: int
-) -> dict[str, Any]:
-    one, other = systems.scored[first], systems.scored[second]
-    function = systems.task.metrics()[metric]
-    return paired_difference(one.counts, other.counts, one.documents, function, draws, seed).to_json()
-
-
-def _differences(systems: Systems, name: str, against: str, draws: int, seed: int) -> dict[str, Any]:
-    one, other = systems.scored[against], systems.scored[name]
-    known = metrics_of(systems.task, one)
-    shared = {metric: known[metric] for metric in metrics_of(systems.task, other) if metric in known}
-    found = paired_differences(one.counts, other.counts, one.documents, shared, draws, seed)
-    return {metric: interval.to_json() for metric, interval in found.items()}
-
-
-def _slices(systems: Systems, draws: int, seed: int) -> list[dict[str, Any]]:
-    """Scores of the rows that carry a slice's value; `small` where there are too few to say much."""
-    made = []
-    for slice_name in sorted({name for example in systems.examples for name in example.slices}):
-        values = [example.slices.get(slice_name) for example in systems.examples]
-        common = Counter(value for value in values if value is not None).most_common(MOST_VALUES)
-        for value, _ in sorted(common):
-            kept = np.array([one == value for one in values])
-            made.append(_slice(systems, slice_name, value, kept, draws, seed))
-    return made
-
-
-def _slice(
-    systems: Systems, name: str, value: str, kept: NDArray[np.bool_], draws: int, seed: int
-) -> dict[str, Any]:
-    part = replace(
-        systems,
-        examples=[example for example, keep in zip(systems.examples, kept, strict=True) if keep],
-        scored={system: one.take(kept) for system, one in systems.scored.items()},
-    )
-    made: dict[str, Any] = {
-        "slice": name,
-        "value": value,
-        "rows": len(part.documents),
-        "documents": len(set(part.documents)),
-        "small": len(part.documents) < SMALL,
-        "scores": {
-            system: {k: v for k, v in _scores(systems.task, one, draws, seed).items() if ":" not in k}
-            for system, one in part.scored.items()
-        },
-    }
-    if all(system in part.scored for system in FIRST):
-        made["difference"] = _difference(part, "base", "tuned", systems.task.headline, draws, seed)
-    return made
-
-
-def _whole(task: Task, scored: Scored) -> dict[str, float]:
-    """Values without intervals, over all rows."""
-    sums = {name: values.sum(keepdims=True) for name, values in scored.counts.items()}
-    return {name: float(metric(sums)[0]) for name, metric in task.metrics().items()}
-
-
-def _sums(scored: Scored) -> dict[str, float]:
-    return {name: float(values.sum()) for name, values in scored.counts.items()}
-
-
-def _table(table: Table) -> dict[str, Any]:
-    return {"title": table.title, "columns": table.columns, "rows": table.rows, "note": table.note}
 
 
 def interval(score: Mapping[str, Any]) -> Interval:

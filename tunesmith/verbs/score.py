@@ -14,7 +14,7 @@ from tunesmith.tasks.score import examples_in, read_predictions
 
 def score(recipe: Recipe, predictions: Path) -> dict[str, Any]:
     """Prints the scores of `predictions` (id, prompt, answer, gold a line) by the recipe's task, with intervals."""
-    from tunesmith.evaluate.score import score_file
+    from tunesmith.evaluate.build import score_file
 
     golds = [example.answer or "" for example in examples_in(read_predictions(predictions), str(predictions))]
     schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
