@@ -427,7 +427,7 @@ def test_answers_that_cannot_be_parsed_do_not_look_perfect():
     made, scored = score(task, [A, A], ["no idea", "none"])
     assert np.isnan(made["hallucinated"]) and np.isnan(made["wrong"])
     assert made["missed"] == 1
-    (table,) = task.tables({name: values.sum() for name, values in scored.counts.items()})
+    table, _ = task.tables({name: values.sum() for name, values in scored.counts.items()})
     total = dict(zip(table.columns, table.rows[-1], strict=True))
     assert (total["gold nulls"], total["hallucinated"], total["unparsed"]) == (4, 0, 4)
     assert [one.verdict for one in task.details(task.parse(json.dumps(A)), task.parse("none"))] == [

@@ -17,9 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import TunesmithError
-from tunesmith.tasks.json_answer import read_object
+from tunesmith.tasks.answered import Answered
+from tunesmith.tasks.extraction_study import (
+    STATED_MEANING,
+    confidences,
+    confusions,
+    field_faults,
+    grounding,
+    stated_counts,
+    stated_metrics,
+    stated_table,
+    sureness,
+)
+from tunesmith.tasks.json_answer import opened_only, read_object
 from tunesmith.tasks.normalise import is_null, items, leaves, split_items, words
-from tunesmith.tasks.protocol import Detail, Golds, Parsed, Table
+from tunesmith.tasks.protocol import Detail, Fault, Golds, Parsed, Table
 from tunesmith.tasks.schema import SchemaChecker, fields_of, infer_schema
 from tunesmith.tasks.sums import Metric, Share, Sums, mean, ratio
 
@@ -36,6 +48,7 @@ class ExtractionTask:
 
     name = "extraction"
     headline = "item_f1"
+    by_token = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = schema
@@ -88,14 +101,14 @@ class ExtractionTask:
             "row_match": read
             and all(verdict in ("match", "null") for verdict in self._verdicts(gold, predicted)),
         }
-        for field in self.fields:
-            made |= {
-                f"{name}:{field}": count for name, count in self._field_counts(field, gold, predicted).items()
-            }
         source = words(prompt)
+        known = frozenset(source)
+        for field in self.fields:
+            found = self._field_counts(field, gold, predicted, known)
+            made |= {f"{name}:{field}": count for name, count in found.items()}
         for side, parsed in (("given", predicted), ("gold", gold)):
             made |= {
-                f"{name}_{side}": count for name, count in _grounding(self._texts(parsed), source).items()
+                f"{name}_{side}": count for name, count in grounding(self._texts(parsed), source).items()
             }
         return {name: float(count) for name, count in made.items()}
 
@@ -133,6 +146,7 @@ class ExtractionTask:
         for field in self.fields:
             made[f"item_f1:{field}"] = partial(_field_f1, field)
             made[f"exact:{field}"] = partial(_field_exact, field)
+        made |= stated_metrics(self.fields)
         return {name: Share(metric) for name, metric in made.items()}
 
     def explain(self) -> dict[str, str]:
@@ -162,7 +176,7 @@ class ExtractionTask:
             "is null; null answered by null is right, but no hit. Unparsed: gold nulls of answers that can't "
             "be parsed, neither right nor hallucinated. Precision, recall and F1 are of normalised items."
         )
-        return [Table("Fields", columns, tuple(rows), note)]
+        return [Table("Fields", columns, tuple(rows), note), stated_table(self.fields, sums)]
 
     def details(self, gold: Parsed, predicted: Parsed) -> list[Detail]:
         """Gold beside prediction for each field."""
@@ -171,6 +185,19 @@ class ExtractionTask:
             Detail(field, _text(_at(gold.value, field)), _text(_at(predicted.value, field)), verdict)
             for field, verdict in zip(self.fields, verdicts, strict=True)
         ]
+
+    def faults(self, row: Answered) -> list[Fault]:
+        """By field; cut, where the line doesn't say whether it stopped and the object never ends."""
+        if row.predicted.value is None:
+            cut = row.line.get("stopped") is None and opened_only(row.line["answer"])
+            return [Fault("truncated", "")] if cut else []
+        found = self.details(row.gold, row.predicted)
+        return field_faults(found, self._values(row.gold), self._values(row.predicted))
+
+    def study(self, rows: Sequence[Answered]) -> list[Table]:
+        """Confusions by field; calibration where the lines hold log-probabilities by token."""
+        found = [self.details(row.gold, row.predicted) for row in rows]
+        return [*confusions(found), *confidences(sureness(rows, found))]
 
     def common_answer(self, golds: Sequence[Parsed]) -> str:
         """Each field's most common value that is not null (null would never hit anything)."""
@@ -194,6 +221,9 @@ class ExtractionTask:
     def _path(self, field: str) -> list[str]:
         return field.split(".") if field not in self.schema.get("properties", {}) else [field]
 
+    def _values(self, parsed: Parsed) -> dict[str, Any]:
+        return {field: _at(parsed.value, field) for field in self.fields}
+
     def _texts(self, parsed: Parsed) -> list[str]:
         found = [leaf for field in self.fields for leaf in leaves(_at(parsed.value, field))]
         return [item for leaf in found for item in split_items(leaf)]
@@ -205,7 +235,9 @@ class ExtractionTask:
         ]
         return found if predicted.value is not None else [_of_unparsed(verdict) for verdict in found]
 
-    def _field_counts(self, field: str, gold: Parsed, predicted: Parsed) -> dict[str, int]:
+    def _field_counts(
+        self, field: str, gold: Parsed, predicted: Parsed, source: frozenset[str]
+    ) -> dict[str, int]:
         right, given = _at(gold.value, field), _at(predicted.value, field)
         right_items, given_items = items(right), items(given)
         made = dict.fromkeys(_PER_FIELD, 0)
@@ -216,7 +248,7 @@ class ExtractionTask:
         made["exact"] = int(bool(right_items) and _same(right, given))
         made["gold_items"], made["given_items"] = len(right_items), len(given_items)
         made["hits"] = len(right_items & given_items)
-        return made
+        return made | stated_counts(right_items, given_items, bool(made["exact"]), source)
 
     def _macro(self, of_field: Callable[[str, Sums], NDArray[np.float64]]) -> Metric:
         def mean_of_fields(sums: Sums) -> NDArray[np.float64]:
@@ -247,6 +279,7 @@ _MEANING = {
     "gold_grounded_words": "the same for the gold answers: what a perfect model reaches",
     "gold_grounded_values": "the same for the gold answers: what a perfect model reaches",
     "exact": "share of the field's gold values answered by equal JSON",
+    **STATED_MEANING,
 }
 
 
@@ -284,18 +317,6 @@ def _verdict(gold: frozenset[str], given: frozenset[str]) -> str:
     if gold == given:
         return "match"
     return "partly" if gold & given else "wrong"
-
-
-def _grounding(texts: Sequence[str], source: Sequence[str]) -> dict[str, int]:
-    """How many values stand in the source as a whole, and how many of their words stand in it at all."""
-    known, flat = set(source), f" {' '.join(source)} "
-    split = [words(text) for text in texts]
-    return {
-        "values": len(split),
-        "values_found": sum(f" {' '.join(one)} " in flat for one in split if one),
-        "words": sum(map(len, split)),
-        "words_found": sum(word in known for one in split for word in one),
-    }
 
 
 def _text(value: Any) -> str | None:

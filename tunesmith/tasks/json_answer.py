@@ -112,6 +112,12 @@ def _first_object(text: str) -> _Object | None:
     return None
 
 
+def opened_only(answer: str) -> bool:
+    """Whether an object begins that never ends: the answer was cut, or lost its end."""
+    begin = answer.find("{")
+    return begin >= 0 and _closing(answer, begin) is None
+
+
 def _closing(text: str, begin: int) -> int | None:
     """Where the bracket at `begin` is closed again, strings passed over; None when it never is."""
     depth, quoted, place = 0, False, begin
