@@ -8,6 +8,10 @@ A task family may also have (protocol.py names what all of them must have):
     floors(train, examples) -> {name: answers}   answers that need no model
     by_token = True                              predictions keep the log-probability of every token
     lower_is_better = frozenset(metrics)         metrics of which less is better
+    headline_from = "likelihood"                 the headline's counts come from report/likelihood.jsonl, not from
+                                                 `counts`; answers_headline then names the metric of answers that
+                                                 stands in where no likelihood was measured
+    for_answers(answers) -> Task                 the task as it scores one system, of which it wants to see all answers
 """
 
 from __future__ import annotations
@@ -52,6 +56,19 @@ def study_of(task: Task, rows: Sequence[Answered]) -> list[Table]:
     """The task's tables of one system's answers as a whole."""
     own = getattr(task, "study", None)
     return [] if own is None or not rows else list(own(rows))
+
+
+def answers_headline(task: Task) -> str:
+    """The headline that needs answers alone: of single rows, floors and predictions files from elsewhere."""
+    own: str | None = getattr(task, "answers_headline", None)
+    return own or task.headline
+
+
+def for_answers(task: Task, answers: Sequence[str]) -> Task:
+    """The task as it scores one system's `answers`: what they all repeat, say, may count as nothing."""
+    own = getattr(task, "for_answers", None)
+    made: Task = task if own is None else own(answers)
+    return made
 
 
 def lower_is_better(task: Task) -> frozenset[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import RowCheckFailed, TunesmithError
 from tunesmith.example import Example, Message
-from tunesmith.tasks.answered import gold_of
+from tunesmith.tasks.answered import answers_headline, for_answers, gold_of
 from tunesmith.tasks.protocol import Parsed, Task
 
 _NAMED = 5  # rows that a message lists
@@ -95,6 +95,7 @@ def score_answers(
     """As `score_predictions`, from lines in memory."""
     golds = check_golds(task, examples)
     by_row = _by_row(lines, examples, where)
+    task = for_answers(task, [line["answer"] for line in lines])
     per_row: list[dict[str, float]] = []
     correct = np.zeros(len(examples), dtype=bool)
     for number, (example, gold) in enumerate(zip(examples, golds, strict=True)):
@@ -115,8 +116,8 @@ def score_answers(
 
 
 def row_scores(scored: Scored, task: Task) -> NDArray[np.float64]:
-    """The headline metric of each row by itself; NaN where the row has nothing to divide by."""
-    return task.metrics()[task.headline](scored.counts)
+    """The headline metric of each row's answer by itself; NaN where the row has nothing to divide by."""
+    return task.metrics()[answers_headline(task)](scored.counts)
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -220,18 +221,20 @@ def _by_row(
 
 
 def _refuse_empty_gold(task: Task, golds: Sequence[Parsed], examples: Sequence[Example]) -> None:
-    """A perfect answer must score something: gold against itself."""
+    """A perfect answer must score something: gold against itself, up to the first row where it does."""
     summed: dict[str, NDArray[np.float64]] = {}
+    name = answers_headline(task)
+    metric = task.metrics()[name]
     for gold, example in zip(golds, examples, strict=True):
-        for name, count in task.counts(example.asked, gold, gold).items():
-            summed[name] = summed.get(name, np.zeros(1)) + count
-    value = float(task.metrics()[task.headline](summed)[0])
-    if not value > 0:
-        raise RowCheckFailed(
-            f"gold count is 0: no gold value in {len(examples)} rows, so {task.headline} has nothing to find",
-            where=_where(examples),
-            fix="check that the answers are read as they are meant (data.columns, data.schema)",
-        )
+        for count, found in task.counts(example.asked, gold, gold).items():
+            summed[count] = summed.get(count, np.zeros(1)) + found
+        if float(metric(summed)[0]) > 0:
+            return
+    raise RowCheckFailed(
+        f"gold count is 0: no gold value in {len(examples)} rows, so {name} has nothing to find",
+        where=_where(examples),
+        fix="check that the answers are read as they are meant (data.columns, data.schema)",
+    )
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:
