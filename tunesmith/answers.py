@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from tunesmith.contract import Contract
 from tunesmith.errors import RowError, RunLocked
-from tunesmith.example import Example
+from tunesmith.example import Example, Message
 from tunesmith.generate.protocol import Decoding, Generated, Generator, Guide
 from tunesmith.run import disk_error, write_atomic
 from tunesmith.tasks import Task
@@ -51,15 +51,18 @@ def answer_rows(
     out: Path,
     on_done: Callable[[int], object] | None = None,
     guide: Guide | None = None,
+    asked: Sequence[Sequence[Message]] | None = None,
 ) -> None:
     """Writes a JSON line for each row and sample to `out`: id, prompt, answer, parsed, problems, gold (null for a row
     without), stopped, tokens, logprob, sample (where there are several), made_by; document, slices, facts and rejected
     where the row has them; token_logprobs and token_ends where the task asks for them (`by_token`).
 
+    `asked`: the turns that each row is asked by, instead of its own; `prompt` is the row's own all the same.
     `on_done` gets the number of answers that have come since it was last called, first those that were there already.
     Raises RowError where a prompt leaves no room for its answer, RunLocked where another process writes this file.
     """
-    prompts = [_prompt(contract, example) for example in examples]
+    turns = [example.prompt for example in examples] if asked is None else asked
+    prompts = [_prompt(contract, example, one) for example, one in zip(examples, turns, strict=True)]
     _refuse_overlong(examples, prompts, decoding.max_tokens, generator.room)
     by_token = bool(getattr(task, "by_token", False))
     key = _key(examples, prompts, contract, decoding, generator, guide, by_token)
@@ -85,9 +88,9 @@ def answer_rows(
     partial.unlink(missing_ok=True)
 
 
-def _prompt(contract: Contract, example: Example) -> Sequence[int]:
+def _prompt(contract: Contract, example: Example, turns: Sequence[Message]) -> Sequence[int]:
     try:
-        return array("i", contract.prompt_ids(example.prompt))  # a tenth of a list's memory
+        return array("i", contract.prompt_ids(turns))  # a tenth of a list's memory
     except RowError as error:
         raise RowError(
             f"row {example.id}: {error.what}", where=error.where or example.source or None, fix=error.fix

@@ -1,11 +1,11 @@
-"""Stage evaluate: base and tuned answer the same rows; floors beside them; predictions, likelihoods, report, proof."""
+"""Stage evaluate: several systems answer the same rows; floors beside them; predictions, likelihoods, report, proof."""
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
@@ -15,13 +15,20 @@ from tunesmith.answers import answer_rows
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.engine.reference import ReferenceEngine
-from tunesmith.errors import ModelError, OutOfRoom, ProofFailed
+from tunesmith.errors import ModelError, ProofFailed
+from tunesmith.evaluate import systems
 from tunesmith.evaluate.floors import as_lines, majority, nearest
 from tunesmith.evaluate.likelihood import GoldRow, gold_rows, nats
+from tunesmith.evaluate.prompts import Turns, asked_by
 from tunesmith.evaluate.report import LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop
+from tunesmith.evaluate.systems import System
+from tunesmith.example import Example
+from tunesmith.generate.guide import SchemaGuide, require_schema
 from tunesmith.generate.slots import SlotGenerator
+from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters_off
+from tunesmith.model.room import room
 from tunesmith.model.tuned import default_device, load_as_trained, load_tuned
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -31,65 +38,113 @@ from tunesmith.tasks.score import check_golds, score_predictions
 from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
 
 FLOOR_ROWS = 100_000  # training rows among which the nearest is looked for, evenly spread
+_FIX = "lower evaluate.batch or evaluate.decoding.max_tokens; answers so far are kept"
 
 
 def evaluate(recipe: Recipe, run: Run) -> None:
     """Fills `run.predictions` and `run.report`; the proof `answers_stop` fails after the report is written."""
-    scored, task = scored_rows(recipe, run), run_task(recipe, run)
-    check_golds(task, scored.examples)  # before a model is loaded
-    contract = Contract.load(run.contract_folder)
-    if not any(run.adapter.glob("*.safetensors")):
-        raise ModelError(
-            "there is nothing to evaluate yet",
-            where=str(run.adapter),
-            fix="train first: tunesmith run RECIPE",
-        )
-    _write_floors(run, task, scored)
-    gold = gold_rows(scored.rows, scored.numbers, contract)
-    nll: dict[str, list[float]] = {}
-    with _room():
-        for name, model in _systems(recipe, run):
-            _answer(recipe, run, name, model, scored, task, contract)
-            nll[name] = nats(_measuring(model, recipe), gold)
-    _write_likelihood(run, scored, gold, nll)
-    failure = _prove_stops(recipe, run, scored, task)
+    job = _Job.of(recipe, run)
+    floors = _write_floors(job)
+    systems.settle(run, [*job.systems, *systems.floors(floors)])
+    with room("answering", _FIX):
+        _each_model(recipe, run, job.ask)
+    _write_likelihood(job)
+    failure = _prove_stops(job)
     write_report(recipe, run)
     if failure:
         raise failure
 
 
-def _systems(recipe: Recipe, run: Run) -> Iterator[tuple[str, PreTrainedModel]]:
-    """The tuned model and its base, both exactly as trained: same quantised weights, same type."""
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of every model, and what has been measured of them so far."""
+
+    recipe: Recipe
+    run: Run
+    scored: ScoredRows
+    task: Task
+    contract: Contract
+    systems: list[System]
+    train: list[Example]
+    """Labelled training rows, from which floors and shots are taken."""
+    asked: dict[str, list[Turns]]
+    """One of evaluate.prompts → the turns that each row is asked by."""
+    gold: list[GoldRow]
+    nats: dict[str, list[float]] = field(default_factory=dict)
+    """System → nats of each row's gold answer."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, run: Run) -> _Job:
+        """Everything that can be refused is refused here, before a model is loaded."""
+        scored, task = scored_rows(recipe, run), run_task(recipe, run)
+        check_golds(task, scored.examples)
+        contract = Contract.load(run.contract_folder)
+        if not any(run.adapter.glob("*.safetensors")):
+            raise ModelError(
+                "there is nothing to evaluate yet",
+                where=str(run.adapter),
+                fix="train first: tunesmith run RECIPE",
+            )
+        if recipe.evaluate.constrained:
+            require_schema(task)
+        rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
+        train = [example for example in rows if example.answer is not None]
+        asked = asked_by(recipe, run_decoding(recipe, run).max_tokens, contract, task, train, scored.examples)
+        gold = gold_rows(scored.rows, scored.numbers, contract)
+        answering = systems.answering(recipe)
+        return cls(recipe, run, scored, task, contract, answering, train, asked, gold)
+
+    def ask(self, weights: str, model: PreTrainedModel) -> None:
+        """All systems that answer with these weights, and how likely the gold answers are to them."""
+        for system in self.systems:
+            if system.weights == weights:
+                self._answer(system, model)
+        self.nats[weights if weights in ("tuned", "base") else f"base-{weights}"] = nats(
+            _measuring(model, self.recipe), self.gold
+        )
+
+    def _answer(self, system: System, model: PreTrainedModel) -> None:
+        decoding = run_decoding(self.recipe, self.run)
+        generator = SlotGenerator(model, slots=self.recipe.evaluate.batch)
+        guide = SchemaGuide.of(self.task, self.contract, model) if system.constrained else None
+        rows = self.scored.examples
+        with console.progress(
+            f"evaluate {system.name}", total=len(rows) * decoding.samples, unit="answers"
+        ) as bar:
+            answer_rows(
+                rows, self.contract, generator, self.task, decoding, self.run.predictions / f"{system.name}.jsonl",
+                on_done=lambda done: bar.update(done), guide=guide, asked=self.asked.get(system.prompt),
+            )  # fmt: skip
+
+
+def _each_model(recipe: Recipe, run: Run, work: Callable[[str, PreTrainedModel], None]) -> None:
+    """`work(weights, model)` for tuned, base, and the base in each quantised form; two whole models never lie in memory
+    together, and the tuned one is its own base where adapters can be switched off."""
     device = default_device()
     model = load_tuned(recipe, run.adapter, device)
-    yield "tuned", model
-    if recipe.tune.method == "full":
-        del model
-        gc.collect()  # two whole models need not lie in memory together
-        yield "base", load_as_trained(recipe, resolve(recipe.model), device)
-    else:
+    work("tuned", model)
+    if recipe.tune.method == "lora":
         with adapters_off(model):
-            yield "base", model
+            work("base", model)
+    del model
+    _free()
+    base = resolve(recipe.model)
+    if recipe.tune.method == "full":
+        work("base", load_as_trained(recipe, base, device))
+        _free()
+    for weights in dict.fromkeys(one.weights for one in systems.answering(recipe)):
+        if weights in systems.HELD:
+            console.note(
+                f"loading {base.folder.name} ({recipe.model.dtype}, quantize: {weights}) on {device}"
+            )
+            work(weights, load_model(base, dtype=recipe.model.dtype, quantize=weights, device=device))
+            _free()
 
 
-def _answer(
-    recipe: Recipe,
-    run: Run,
-    name: str,
-    model: PreTrainedModel,
-    scored: ScoredRows,
-    task: Task,
-    contract: Contract,
-) -> None:
-    decoding = run_decoding(recipe, run)
-    generator = SlotGenerator(model, slots=recipe.evaluate.batch)
-    with console.progress(
-        f"evaluate {name}", total=len(scored.examples) * decoding.samples, unit="answers"
-    ) as bar:
-        answer_rows(
-            scored.examples, contract, generator, task, decoding, run.predictions / f"{name}.jsonl",
-            on_done=lambda done: bar.update(done),
-        )  # fmt: skip
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _measuring(model: PreTrainedModel, recipe: Recipe) -> ReferenceEngine:
@@ -100,54 +155,42 @@ def _measuring(model: PreTrainedModel, recipe: Recipe) -> ReferenceEngine:
     return ReferenceEngine(model, recipe)
 
 
-def _write_floors(run: Run, task: Task, scored: ScoredRows) -> None:
-    rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
-    train = [example for example in rows if example.answer is not None]
-    run.predictions.mkdir(parents=True, exist_ok=True)
-    for name, answers in (
-        ("majority", majority(task, train, scored.examples)),
-        ("nearest", nearest(train, scored.examples)),
-    ):
-        lines = "".join(f"{line}\n" for line in as_lines(answers, scored.examples))
-        write_atomic(run.predictions / f"{name}.jsonl", lines.encode("utf-8", "surrogatepass"))
+def _write_floors(job: _Job) -> list[str]:
+    """Predictions that need no model; their names."""
+    task, train, examples = job.task, job.train, job.scored.examples
+    job.run.predictions.mkdir(parents=True, exist_ok=True)
+    if not train:
+        return []
+    made = {"majority": majority(task, train, examples), "nearest": nearest(train, examples)}
+    own: Callable[..., dict[str, Sequence[str]]] | None = getattr(task, "floors", None)
+    for name, answers in {**made, **(own(train, examples) if own else {})}.items():
+        lines = "".join(f"{line}\n" for line in as_lines(answers, examples))
+        write_atomic(job.run.predictions / f"{name}.jsonl", lines.encode("utf-8", "backslashreplace"))
+        made[name] = list(answers)
+    return list(made)
 
 
-def _write_likelihood(run: Run, scored: ScoredRows, gold: list[GoldRow], nll: dict[str, list[float]]) -> None:
+def _write_likelihood(job: _Job) -> None:
     """One line a row, so that the report can be made again without a model."""
     lines = [
         {
             "id": example.id,
             "bytes": row.bytes,
             "tokens": row.tokens,
-            "nll": {name: nll[name][i] for name in nll},
+            "nll": {name: each[i] for name, each in job.nats.items()},
         }
-        for i, (example, row) in enumerate(zip(scored.examples, gold, strict=True))
+        for i, (example, row) in enumerate(zip(job.scored.examples, job.gold, strict=True))
     ]
-    run.report.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomic(run.report / LIKELIHOOD_FILE, text.encode())
+    write_atomic(job.run.report / LIKELIHOOD_FILE, text.encode())
 
 
-def _prove_stops(recipe: Recipe, run: Run, scored: ScoredRows, task: Task) -> ProofFailed | None:
-    tuned = score_predictions(run.predictions / "tuned.jsonl", scored.examples, task)
-    learned = scored.rows.learned_counts
-    proof = answers_stop(
-        tuned.predictions, [int(learned[i]) for i in scored.numbers], run_decoding(recipe, run).max_tokens
-    )
+def _prove_stops(job: _Job) -> ProofFailed | None:
+    tuned = score_predictions(job.run.predictions / "tuned.jsonl", job.scored.examples, job.task)
+    learned = job.scored.rows.learned_counts
+    longest = run_decoding(job.recipe, job.run).max_tokens
     try:
-        run.prove(proof)
+        job.run.prove(answers_stop(tuned.predictions, [int(learned[i]) for i in job.scored.numbers], longest))
     except ProofFailed as failure:
         return failure  # the report shows it first
     return None
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfRoom(
-            f"out of accelerator memory while answering: {str(error).splitlines()[0]}",
-            fix="lower evaluate.batch or evaluate.decoding.max_tokens; answers so far are kept",
-            resumable=True,
-        ) from error

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunesmith.example import Example
 from tunesmith.tasks import Task
 from tunesmith.tasks.normalise import words
@@ -25,20 +28,23 @@ def majority(task: Task, train: Sequence[Example], examples: Sequence[Example]) 
 
 def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
     """Each row answered as its nearest training row was; the first one of equals."""
+    return [train[int(alike.argmax())].answer or "" for alike in likeness(train, examples)]
+
+
+def likeness(train: Sequence[Example], examples: Sequence[Example]) -> Iterator[NDArray[np.float64]]:
+    """For each row, how like it is every training row: cosine of TF-IDF, [train]. All 0 where there are no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [example.asked for example in train]
     if not any(words(text) for text in texts):
-        return [train[0].answer or ""] * len(examples)  # nothing to be near to
+        yield from (np.zeros(len(train)) for _ in examples)  # nothing to be near to
+        return
     vectors = TfidfVectorizer(analyzer=words)  # our own words: scikit-learn's cut Indic scripts to pieces
     known = vectors.fit_transform(texts)
     asked = vectors.transform([example.asked for example in examples])
-    chosen: list[int] = []
     block = max(1, _CELLS // len(train))
     for begin in range(0, len(examples), block):
-        alike = (asked[begin : begin + block] @ known.T).toarray()
-        chosen += [int(row) for row in alike.argmax(axis=1)]
-    return [train[row].answer or "" for row in chosen]
+        yield from (asked[begin : begin + block] @ known.T).toarray()
 
 
 def as_lines(answers: Sequence[str], examples: Sequence[Example]) -> Iterator[str]:

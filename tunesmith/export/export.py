@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from torch import Tensor
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.errors import ModelError, OutOfRoom, ProofFailed
+from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.export import proofs
 from tunesmith.export.choose import FOLDER, Choice, Compared, answer, choice_rows, choose, compare
 from tunesmith.export.folder import ORIGIN, clean, complete, new_folder, publish
@@ -30,6 +29,7 @@ from tunesmith.export.measure import (
     reround_model,
 )
 from tunesmith.model.merge import Source, merge_weights, merged_type, read_deltas, stored_types
+from tunesmith.model.room import room
 from tunesmith.model.tuned import default_device, load_tuned
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, sha256_file, write_atomic
@@ -40,7 +40,10 @@ def export(recipe: Recipe, run: Run) -> None:
     """Makes what the recipe's export section asks for. ProofFailed leaves no `merged/` behind."""
     clean(run)
     if recipe.export.merged:
-        with _room():
+        with room(
+            "merging",
+            "lower evaluate.batch, or free the card; export: {merged: false} leaves the adapter alone",
+        ):
             _merge(_Job.of(recipe, run))
 
 
@@ -245,15 +248,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfRoom(
-            f"out of accelerator memory while merging: {str(error).splitlines()[0]}",
-            fix="lower evaluate.batch, or free the card; export: {merged: false} leaves the adapter alone",
-            resumable=True,
-        ) from error

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from tunesmith.errors import AccessError, NotFinite, OutOfRoom
+from tunesmith.model.room import is_memory
 from tunesmith.rows import Rows
 
 _SHOWN = 8
@@ -42,7 +43,7 @@ def room(what: Callable[[], str], resumable: Callable[[], bool]) -> Iterator[Non
             resumable=resumable(),
         ) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_memory(error):
             raise
         raise OutOfRoom(
             "out of memory",
@@ -58,15 +59,6 @@ def is_full_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL_DISK
     return any(f"os error {number})" in str(error) for number in _FULL_DISK)  # safetensors gives it as text
-
-
-def _is_memory(error: Exception) -> bool:
-    """torch's CPU allocator raises a plain RuntimeError."""
-    return (
-        not isinstance(error, RuntimeError)
-        or isinstance(error, torch.OutOfMemoryError)
-        or ("can't allocate memory" in str(error) or "not enough memory" in str(error))
-    )
 
 
 def not_finite(what: str, step: int, rows: Rows, numbers: Sequence[int], last_good: int | None) -> NotFinite:

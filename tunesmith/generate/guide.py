@@ -1,0 +1,118 @@
+"""Answers held to a JSON schema while they are written, by llguidance (github.com/guidance-ai/llguidance).
+
+A matcher for each answer says which tokens may come next; the mask is computed in C, bit-packed, and moved to the
+logits' device as int32. The answer may end by a stop id of the Contract, and only once the JSON is whole. Keys come in
+the schema's order. White space between tokens of JSON is bounded, or a model could write nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, get_version
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError, RecipeError
+from tunesmith.tasks import Task
+
+_SPACE = r"[ \t\r\n]{0,24}"  # a line break and an indentation of pretty-printed JSON
+_FIX = "give data.schema a schema without it, or leave evaluate.constrained out"
+
+
+class SchemaGuide:
+    """See `generate.protocol.Guide`. `width`: the model's logits may be more than the tokenizer has tokens."""
+
+    def __init__(
+        self, schema: Mapping[str, Any], tokenizer_json: str, stop_ids: frozenset[int], width: int
+    ) -> None:
+        self._grammar = _grammar(schema)
+        self._stop_ids, self._width = sorted(stop_ids), width
+        try:
+            self._tokenizer = LLTokenizer(tokenizer_json, n_vocab=width, eos_token=self._stop_ids)
+        except ValueError as error:
+            raise ModelError(
+                f"answers can't be constrained with this tokenizer: {_first_line(error)}",
+                where="tokenizer.json",
+                fix="leave evaluate.constrained out",
+            ) from None
+        self._first = LLMatcher(self._tokenizer, self._grammar)
+        _require_sound(self._first)
+        self._executor = LLExecutor()
+        self._bits = torch.arange(32, dtype=torch.int32)
+
+    @classmethod
+    def of(cls, task: Task, contract: Contract, model: PreTrainedModel) -> SchemaGuide:
+        """For the task's schema, the run's own tokenizer and the model's output."""
+        text = contract.tokenizer_files["tokenizer.json"].decode("utf-8")
+        return cls(require_schema(task), text, contract.stop_ids, int(model.config.vocab_size))
+
+    @property
+    def key(self) -> str:
+        """Names the grammar."""
+        made_of = [self._grammar, self._stop_ids, get_version()]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+    def begin(self) -> LLMatcher:
+        """The state of an answer that has not begun."""
+        return self._first.deep_copy()
+
+    def hold(self, states: Sequence[LLMatcher], logits_NV: Tensor) -> Tensor:
+        """The logits with -inf at what may not come next; a row for each state."""
+        words = (self._width + 31) // 32
+        mask_NW = torch.empty(len(states), words, dtype=torch.int32)
+        indexed = [(state, row) for row, state in enumerate(states)]
+        self._executor.unsafe_compute_mask_ptr(indexed, mask_NW.data_ptr(), words * 4, len(states))
+        for state in states:
+            _require_sound(state)
+        device = logits_NV.device
+        self._bits = self._bits.to(device)
+        bits_NW32 = mask_NW.to(device, non_blocking=True)[:, :, None] >> self._bits & 1
+        return logits_NV.masked_fill(bits_NW32.flatten(1)[:, : self._width] == 0, float("-inf"))
+
+    def accept(self, states: Sequence[LLMatcher], tokens: Sequence[int]) -> None:
+        """Each answer went on with its token; what follows an end is not looked at."""
+        for state, token in zip(states, tokens, strict=True):
+            if not state.is_stopped() and not state.consume_token(token):
+                raise RuntimeError(f"token {token} was chosen against the grammar: {state.get_error()}")
+
+
+def require_schema(task: Task) -> Mapping[str, Any]:
+    """The task's JSON schema. RecipeError where it has none, or one that answers can't be held to."""
+    schema: Mapping[str, Any] | None = getattr(task, "schema", None)
+    if schema is None:
+        raise RecipeError(
+            f"the task {task.name} has no JSON schema that answers could be held to",
+            where="evaluate.constrained",
+            fix="leave it out, or score JSON answers: evaluate.task: extraction, or data.schema",
+        )
+    wrong = LLMatcher.validate_grammar(_grammar(schema))
+    if wrong and not LLMatcher.is_validate_warning(wrong):
+        raise RecipeError(
+            f"answers can't be held to this schema: {_first_line(wrong)}", where="data.schema", fix=_FIX
+        )
+    return schema
+
+
+def _grammar(schema: Mapping[str, Any]) -> str:
+    # an answer is an object, said or not
+    whole = {"type": "object", **schema}
+    return LLMatcher.grammar_from_json_schema(whole, overrides={"whitespace_pattern": _SPACE})
+
+
+def _require_sound(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        raise RecipeError(
+            f"answers can't be held to this schema: {_first_line(matcher.get_error())}",
+            where="data.schema",
+            fix=_FIX,
+        )
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or ["?"])[0]
