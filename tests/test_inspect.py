@@ -24,12 +24,13 @@ from tunesmith.data.inspect.finding import levels
 from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.prompt_shape import PromptNorms
 from tunesmith.data.inspect.row_view import RowView
-from tunesmith.data.inspect.scripts import ScriptNorms, main_script, script_letters, strays
+from tunesmith.data.inspect.scripts import ScriptNorms
 from tunesmith.data.inspect.tally import MOST_VALUES, Tally
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.recipe import Checks, Data
 from tunesmith.tasks import make_task
 from tunesmith.tasks.schema import SchemaChecker
+from tunesmith.tasks.script import main_script, script_letters, strays
 
 
 def row(prompt: str, answer: str | None, **more: Any) -> Example:

@@ -12,7 +12,6 @@ import numpy as np
 from tunesmith import console
 from tunesmith.base import resolve
 from tunesmith.data.inspect.phi import personal
-from tunesmith.data.inspect.scripts import main_script, script_letters
 from tunesmith.data.look import Look, answers_of, look, repeated_prompts, same_way
 from tunesmith.errors import AccessError, RecipeError
 from tunesmith.recipe import Model
@@ -20,6 +19,7 @@ from tunesmith.recipe_file import load_recipe
 from tunesmith.run import require_writable, write_atomic
 from tunesmith.store import hub
 from tunesmith.tasks.json_answer import read_object
+from tunesmith.tasks.script import main_script, script_letters
 from tunesmith.tokenizer_files import TOKENIZER_FILES
 from tunesmith.verbs.init_recipe import Findings, Lengths, limit, recipe_text
 
