@@ -9,16 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evaluate.score import FIRST, LIKELIHOOD_MEANING, Systems, metrics_of
+from tunesmith.evaluate.analysis import analyse
+from tunesmith.evaluate.score import FIRST, LIKELIHOOD_MEANING, Systems, headline_of, metrics_of
 from tunesmith.evaluate.slices import slices
 from tunesmith.example import Example
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
 from tunesmith.tasks import Table, Task
-from tunesmith.tasks.answered import answered, lower_is_better, study_of
+from tunesmith.tasks.answered import lower_is_better
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers
 from tunesmith.tasks.sums import Metric
 
-_INTERVAL = "95 % percentile; Clopper-Pearson over documents where a share is 0 (or 1) in every one"
+_INTERVAL = (
+    "95 %, expanded percentile (tails of Student's t for the effective number of documents); "
+    "Clopper-Pearson over documents where a share is 0 (or 1) in every one"
+)
 
 
 def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -38,23 +42,19 @@ def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, A
         },
     }
     if all(name in systems.scored for name in FIRST):
-        headline = task.metrics()[task.headline]
         content["differences"] = {
             name: _differences(systems, drawn, name) for name in systems.scored if name != "base"
         }
-        content["over_floors"] = {
-            floor: drawn.difference(floor, "tuned", headline).to_json() for floor in systems.of_kind("floor")
-        }
-        content["exported"] = {
-            name: drawn.difference("tuned", name, headline).to_json() for name in systems.of_kind("exported")
-        }
+        content["over_floors"] = _over(systems, drawn, "floor")
+        content["over_prompts"] = _over(systems, drawn, "prompt")
+        content["exported"] = _over(systems, drawn, "exported", turned=True)
         content |= _all_right(systems)
     content["slices"] = slices(systems, draws, seed)
     content["tables"] = {
         name: [_table(table) for table in task.tables(_sums(systems.scored[name]))]
         for name in systems.no_floors
     }
-    content["studies"] = _studies(systems)
+    content |= analyse(systems, content)
     content["meaning"] = {**task.explain(), **LIKELIHOOD_MEANING}
     return content
 
@@ -67,19 +67,28 @@ def score_file(path: Path, task: Task, examples: Sequence[Example] | None = None
 
 
 def _headline(systems: Systems, drawn: Drawn) -> dict[str, Any]:
-    task = systems.task
-    metric = task.metrics()[task.headline]
-    made: dict[str, Any] = {
-        "metric": task.headline,
-        "better": "lower" if task.headline in lower_is_better(task) else "higher",
-        "n": drawn.rows,
-    }
-    made |= {name: drawn.value(name, metric) for name in FIRST if name in systems.scored}
-    if all(name in made for name in FIRST):
+    name = headline_of(systems)
+    main = [system for system in FIRST if system in systems.scored]
+    metric = metrics_of(systems.task, systems.scored[(main or list(systems.scored))[0]])[name]
+    better = "lower" if name in lower_is_better(systems.task) else "higher"
+    made: dict[str, Any] = {"metric": name, "better": better, "n": drawn.rows}
+    made |= {system: drawn.value(system, metric) for system in main}
+    if len(main) == len(FIRST):
         found = drawn.difference("base", "tuned", metric).to_json()
         made["difference"] = {key: found[key] for key in ("value", "low", "high")}
-    elif not any(name in made for name in FIRST):
+    elif not main:
         made["value"] = drawn.value(next(iter(systems.scored)), metric)
+    return made
+
+
+def _over(systems: Systems, drawn: Drawn, kind: str, turned: bool = False) -> dict[str, Any]:
+    """The headline of tuned less that of each system of a kind; `turned`: that of each less tuned's."""
+    name, made = headline_of(systems), {}
+    for system in systems.of_kind(kind):
+        metric = metrics_of(systems.task, systems.scored[system]).get(name)
+        if metric is not None:
+            pair = ("tuned", system) if turned else (system, "tuned")
+            made[system] = drawn.difference(*pair, metric).to_json()
     return made
 
 
@@ -106,21 +115,6 @@ def _all_right(systems: Systems) -> dict[str, Any]:
             "p": signs.p,
         }
     }
-
-
-def _studies(systems: Systems) -> dict[str, list[dict[str, Any]]]:
-    """The task's tables of each model's answers as a whole (the first sample of each row)."""
-    if not hasattr(systems.task, "study"):
-        return {}
-    made = {}
-    for name in systems.no_floors:
-        lines = systems.scored[name].predictions
-        rows = [
-            answered(systems.task, example, said[0])
-            for example, said in zip(systems.examples, lines, strict=True)
-        ]
-        made[name] = [_table(table) for table in study_of(systems.task, rows)]
-    return made
 
 
 def _sums(scored: Scored) -> dict[str, float]:

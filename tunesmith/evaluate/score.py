@@ -18,6 +18,7 @@ from tunesmith.errors import RowCheckFailed
 from tunesmith.example import Example
 from tunesmith.statistics import Drawn, Interval
 from tunesmith.tasks import Task
+from tunesmith.tasks.answered import answers_headline
 from tunesmith.tasks.score import Scored, score_predictions
 from tunesmith.tasks.sums import Metric, ratio
 
@@ -121,30 +122,51 @@ def load_systems(
 
 
 def with_likelihood(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Systems:
-    """Adds nats, bytes and tokens of the gold answers to the counts.
+    """Adds nats, bytes and tokens of the gold answers to the counts, of pairs those of the worse answers too, and what
+    the task makes of them.
 
-    `rows`: {id, bytes, tokens, nll: {system: nats}}. Of other rows than these systems' they are left out.
+    `rows`: {id, bytes, tokens, nll: {system: nats}}, and rejected_… of each. Of other rows than these systems' they are
+    left out.
     """
     by_id = {row["id"]: row for row in rows}
     if set(by_id) != {example.id for example in systems.examples}:
         return systems
     chosen = [by_id[example.id] for example in systems.examples]
+    sides = [side for side in ("", "rejected_") if all(f"{side}nll" in row for row in chosen)]
     scored = dict(systems.scored)
-    for name in scored:
+    for name, one in scored.items():
         if not all(name in row["nll"] for row in chosen):
             continue
-        counts = {
-            "nll": np.array([row["nll"][name] for row in chosen], float),
-            "bytes": np.array([row["bytes"] for row in chosen], float),
-            "tokens": np.array([row["tokens"] for row in chosen], float),
-        }
-        scored[name] = replace(scored[name], counts={**scored[name].counts, **counts})
+        counts = dict(one.counts)
+        for side in sides:
+            counts[f"{side}nll"] = np.array([row[f"{side}nll"][name] for row in chosen], float)
+            for what in ("bytes", "tokens"):
+                counts[f"{side}{what}"] = np.array([row[f"{side}{what}"] for row in chosen], float)
+        scored[name] = _judged(systems.task, replace(one, counts=counts))
     return replace(systems, scored=scored)
+
+
+def _judged(task: Task, scored: Scored) -> Scored:
+    """With the counts that a task makes of likelihoods, and its own verdict on each row."""
+    made = getattr(task, "of_likelihood", lambda counts: {})(scored.counts)
+    if not made:
+        return scored
+    right = getattr(task, "right_by_likelihood", lambda counts: scored.correct)(scored.counts)
+    return replace(scored, counts={**scored.counts, **made}, correct=right)
 
 
 def metrics_of(task: Task, scored: Scored) -> dict[str, Metric]:
     """The task's metrics, and those of the likelihood where it was measured."""
-    return {**task.metrics(), **(LIKELIHOOD if "nll" in scored.counts else {})}
+    own = getattr(task, "likelihood_metrics", lambda counts: {})(scored.counts)
+    return {**own, **task.metrics(), **(LIKELIHOOD if "nll" in scored.counts else {})}
+
+
+def headline_of(systems: Systems) -> str:
+    """The task's headline; that of answers where it stands on likelihoods which base, tuned or a lone system lack."""
+    named = [name for name in FIRST if name in systems.scored] or list(systems.scored)[:1]
+    known = [metrics_of(systems.task, systems.scored[name]) for name in named]
+    headline = systems.task.headline
+    return headline if all(headline in one for one in known) else answers_headline(systems.task)
 
 
 def interval(score: Mapping[str, Any]) -> Interval:

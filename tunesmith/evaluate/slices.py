@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evaluate.score import FIRST, SMALL, Systems, metrics_of
+from tunesmith.evaluate.score import FIRST, SMALL, Systems, headline_of, metrics_of
 
 FEW_DOCUMENTS = 10  # below which a slice says little, however many rows they have
 MOST_VALUES = 50  # of one slice name that are scored: the commonest
@@ -48,6 +48,6 @@ def _slice(systems: Systems, kept: NDArray[np.bool_], draws: int, seed: int) -> 
         },
     }
     if all(system in part.scored for system in FIRST):
-        headline = systems.task.metrics()[systems.task.headline]
+        headline = metrics_of(systems.task, part.scored["tuned"])[headline_of(part)]
         made["difference"] = drawn.difference("base", "tuned", headline).to_json()
     return made
