@@ -26,6 +26,21 @@ def _text(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
     return TextTask()
 
 
+def _annotations(name: str) -> TaskMaker:
+    def make(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+        from tunesmith.tasks.annotations import AnnotationTask
+
+        return AnnotationTask.make(name, golds)
+
+    return make
+
+
+def _preference(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+    from tunesmith.tasks.preference import PreferenceTask
+
+    return PreferenceTask()
+
+
 def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
     """Extraction where a schema is given or most answers are JSON objects, else text: a handful of broken rows must
     not turn the scores of fields into scores of words. The data check `unparsable` names those rows."""
@@ -38,7 +53,15 @@ def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
     return _text(schema, golds)
 
 
-TASKS: dict[str, TaskMaker] = {"auto": _auto, "extraction": _extraction, "text": _text}
+TASKS: dict[str, TaskMaker] = {
+    "auto": _auto,
+    "extraction": _extraction,
+    "text": _text,
+    "preference": _preference,
+    "entities": _annotations("entities"),
+    "relations": _annotations("relations"),
+    "annotations": _annotations("annotations"),
+}
 
 
 _FIX = "give module:function, with def function(schema, golds): … that returns a task"

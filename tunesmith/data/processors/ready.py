@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.processors.doctor_answer import sections
@@ -37,6 +38,12 @@ TASKS = {
         'as "- chemical | disease".',
         "List of extracted pairs:",
     ),
+}
+# per task: what a scorer needs to know of it
+ASKED: dict[str, dict[str, Any]] = {
+    "chemical_extraction": {"kind": "entities", "types": ["chemical"]},
+    "disease_extraction": {"kind": "entities", "types": ["disease"]},
+    "cid_relation": {"kind": "relations", "relation": "CID", "types": ["chemical", "disease"]},
 }
 KINDS = {
     "Chemical": "chemical",
@@ -74,6 +81,7 @@ def annotated_abstract(row: Row) -> list[Example]:
     Columns: pmid, title, abstract, mentions, relations (a PubTator file); or prompt, completion, task, doc_id: then
     one row, whose prompt gets its cue. The document is the abstract, the task a slice. A task of which the abstract
     has no annotation gives no row: nothing says that anybody looked for it. To be answered, all three do.
+    Rows from a PubTator file carry spans, ids and id pairs as facts (tasks/mentions.py).
     """
     if "prompt" in row:
         return [_one_task(row)]
@@ -88,10 +96,15 @@ def annotated_abstract(row: Row) -> list[Example]:
     if kinds and kinds.isdisjoint(KINDS):
         known = ", ".join(KINDS)
         raise BadRow(f"its mentions are of unknown types: {', '.join(sorted(kinds))} (known are {known})")
+    whole = f"{title}\n{abstract}"
+    known = _annotated(row, len(whole) - len(whole.lstrip()))
     return [
-        _task_example(f"{pmid}-{task}", pmid, task, article, "\n".join(f"- {item}" for item in listed))
+        replace(one, facts=ASKED[task] | {"article": _place(one.messages[0])} | known)
         for task in TASKS
         if (listed := _listed(row, task))
+        for one in [
+            _task_example(f"{pmid}-{task}", pmid, task, article, "\n".join(f"- {item}" for item in listed))
+        ]
     ]
 
 
@@ -166,7 +179,8 @@ def _one_task(row: Row) -> Example:
     if answer is not None:
         turns.append(Message("assistant", answer, learned=True))
     identity = _text_of(row, "id") or f"{document}-{task}"
-    return Example(identity, tuple(turns), document, {"task": task})
+    facts = ASKED[task] | ({"article": _place(asked)} if article else {})
+    return Example(identity, tuple(turns), document, {"task": task}, facts=facts)
 
 
 def _task_example(identity: str, document: str, task: str, article: str, answer: str | None) -> Example:
@@ -175,6 +189,28 @@ def _task_example(identity: str, document: str, task: str, article: str, answer:
     if answer is not None:
         turns.append(Message("assistant", answer, learned=True))
     return Example(identity, tuple(turns), document, {"task": task})
+
+
+def _place(asked: Message) -> list[int]:
+    """Where the article stands in what the user said, and how long that is."""
+    return [asked.context, asked.context_end, len(asked.content)]
+
+
+def _annotated(row: Row, before: int) -> dict[str, Any]:
+    """Mentions and relations as facts, mentions counted in an article of which `before` characters were stripped."""
+    return {
+        "mentions": [
+            [
+                one["start"] - before,
+                one["end"] - before,
+                one["text"],
+                KINDS.get(one["type"], one["type"]),
+                one["ids"],
+            ]
+            for one in row["mentions"]
+        ],
+        "relations": [[one["type"], *one["arguments"]] for one in row.get("relations") or ()],
+    }
 
 
 def _listed(row: Row, task: str) -> list[str]:

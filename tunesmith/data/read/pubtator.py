@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from tunesmith.data.read.batch import Placed, RawBatch
 from tunesmith.data.read.plain_text import paragraphs
+from tunesmith.tasks.mentions import concept_id, concept_ids
 
 _TITLE = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\w.:-]+\|t\|")
 
@@ -106,20 +107,12 @@ def _annotation(row: dict[str, Any], cells: list[str], whole: str, number: int) 
         found = whole[start:end]
         if found != text:
             raise _Broken(f"line {number}: {text!r} is not at {start} to {end}; there is {found!r}")
-        ids = _ids(cells[5]) if len(cells) > 5 else []
+        ids = concept_ids(cells[5]) if len(cells) > 5 else []
         row["mentions"].append({"start": start, "end": end, "text": text, "type": kind, "ids": ids})
     elif len(cells) >= 4 and not cells[1].isdecimal():  # predictions add a score
-        row["relations"].append({"type": cells[1], "arguments": [_id(cells[2]), _id(cells[3])]})
+        row["relations"].append({"type": cells[1], "arguments": [concept_id(cells[2]), concept_id(cells[3])]})
     else:
         raise _Broken(
             f"line {number} is neither a mention (document, start, end, text, type, ids) "
             "nor a relation (document, type, id, id), parted by tabs"
         )
-
-
-def _ids(cell: str) -> list[str]:
-    return [_id(one) for one in cell.split("|") if one and one != "-1"]
-
-
-def _id(one: str) -> str:
-    return one.removeprefix("MESH:")  # some tools name the vocabulary, the corpus does not
