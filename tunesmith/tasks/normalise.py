@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+_SHORT, _KNOWN = (
+    80,
+    1 << 14,
+)  # letters of a text that is remembered, and how many are: values of fields come again
 _KEPT = "+-.,%<>=≤≥"
 _DASHES = "‐‑‒–—―−"
 
@@ -47,9 +52,18 @@ def words(text: str) -> list[str]:
     >>> words("ER-positive, HER2-; PSA 1,200.5 ng/mL")
     ['er', 'positive', 'her2-', 'psa', '1200.5', 'ng', 'ml']
     """
+    return list(_short_words(text)) if len(text) <= _SHORT else _words(text)
+
+
+def _words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS)
     text = _POINT.sub(" ", _THOUSANDS.sub("", text))
     return _BARE_SIGN.sub(" ", text).split()
+
+
+@lru_cache(_KNOWN)
+def _short_words(text: str) -> tuple[str, ...]:
+    return tuple(_words(text))
 
 
 def normal(text: str) -> str:
@@ -73,6 +87,15 @@ def split_items(text: str) -> list[str]:
     >>> split_items("surgery (TAH-BSO, omentectomy) and carboplatin + paclitaxel; ER+")
     ['surgery (TAH-BSO, omentectomy)', 'carboplatin', 'paclitaxel', 'ER+']
     """
+    return list(_short_items(text)) if len(text) <= _SHORT else _split_items(text)
+
+
+@lru_cache(_KNOWN)
+def _short_items(text: str) -> tuple[str, ...]:
+    return tuple(_split_items(text))
+
+
+def _split_items(text: str) -> list[str]:
     text = re.sub(r"\s+", lambda space: "\n" if "\n" in space[0] else " ", text)
     parts, begin, depth_at = [], 0, _depths(text)
     for found in _SEPARATOR.finditer(text):
@@ -85,6 +108,8 @@ def split_items(text: str) -> list[str]:
 
 def _depths(text: str) -> list[int]:
     """How many brackets stand open at each place; none counts as open that is never closed."""
+    if not any(letter in text for letter in "([{"):
+        return [0] * (len(text) + 1)
     change, open_at = [0] * (len(text) + 1), list[int]()
     for place, letter in enumerate(text):
         if letter in "([{":
@@ -112,8 +137,15 @@ def items(value: Any) -> frozenset[str]:
         # an element of a list is one item: who wrote a list has done the splitting
         return frozenset(one for element in value if not is_null(element) for one in [_element(element)])
     if isinstance(value, str):
-        return frozenset(normal(part) for part in split_items(value)) or frozenset({normal(value)})
+        return _items_of_short(value) if len(value) <= _SHORT else _items_of(value)
     return frozenset({_element(value)})
+
+
+def _items_of(text: str) -> frozenset[str]:
+    return frozenset(normal(part) for part in split_items(text)) or frozenset({normal(text)})
+
+
+_items_of_short = lru_cache(_KNOWN)(_items_of)
 
 
 def _element(value: Any) -> str:

@@ -104,6 +104,8 @@ class SchemaChecker:
 
     def problems(self, value: Any) -> tuple[str, ...]:
         """`schema: …` lines, the first few; empty when the value fits."""
+        if _surely_fits(self._schema, value):
+            return ()
         from referencing.exceptions import Unresolvable
 
         try:
@@ -116,6 +118,30 @@ class SchemaChecker:
             ) from error
         lines = [f"schema: {error.json_path.removeprefix('$.')}: {_short(error.message)}" for error in found]
         return tuple(lines[:_MOST_PROBLEMS])
+
+
+_PLAIN = {"$schema", "title", "description", "type", "properties", "required", "additionalProperties"}
+
+
+def _surely_fits(schema: Any, value: Any) -> bool:
+    """Whether a value fits a schema of types and keys alone, such as `infer_schema` makes: most answers do, and the
+    whole validator takes a hundred times as long. False decides nothing."""
+    if not isinstance(schema, Mapping) or not schema.keys() <= _PLAIN:
+        return False
+    wanted = schema.get("type")
+    if wanted is not None:
+        kind = _type(value)
+        listed = [wanted] if isinstance(wanted, str) else wanted
+        if kind not in listed and not (kind == "integer" and "number" in listed):
+            return False
+    if not isinstance(value, dict):
+        return True
+    properties = schema.get("properties", {})
+    if schema.get("additionalProperties", True) is not True and not value.keys() <= properties.keys():
+        return False
+    if not all(key in value for key in schema.get("required", ())):
+        return False
+    return all(_surely_fits(properties[key], one) for key, one in value.items() if key in properties)
 
 
 def _short(message: str) -> str:

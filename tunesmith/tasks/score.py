@@ -96,15 +96,20 @@ def score_answers(
     golds = check_golds(task, examples)
     by_row = _by_row(lines, examples, where)
     task = for_answers(task, [line["answer"] for line in lines])
-    per_row: list[dict[str, float]] = []
+    counts: dict[str, NDArray[np.float64]] = {}
     correct = np.zeros(len(examples), dtype=bool)
     for number, (example, gold) in enumerate(zip(examples, golds, strict=True)):
-        source = example.asked
-        parsed = [task.parse(line["answer"]) for line in by_row[example.id]]
-        samples = [task.counts(source, gold, one) for one in parsed]
-        per_row.append({name: sum(sample[name] for sample in samples) / len(samples) for name in samples[0]})
+        source, said = example.asked, by_row[example.id]
+        parsed = [task.parse(line["answer"]) for line in said]
+        for one in parsed:
+            for name, count in task.counts(source, gold, one).items():
+                if name not in counts:
+                    counts[name] = np.zeros(len(examples))
+                counts[name][number] += count
         correct[number] = 2 * sum(task.correct(gold, one) for one in parsed) > len(parsed)
-    counts = {name: np.array([row[name] for row in per_row]) for name in per_row[0]}
+    samples = len(by_row[examples[0].id])
+    if samples > 1:
+        counts = {name: values / samples for name, values in counts.items()}
     _refuse_empty_gold(task, golds, examples)
     return Scored(
         tuple(example.id for example in examples),
@@ -122,35 +127,36 @@ def row_scores(scored: Scored, task: Task) -> NDArray[np.float64]:
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The lines of a predictions file."""
+    lines: list[dict[str, Any]] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # a line at a time, and only "\n" ends one: answers may hold U+2028
+            for number, line in enumerate(file, start=1):
+                if line.strip(b"\n"):
+                    lines.append(_prediction(line, f"{path}:{number}"))
     except OSError as error:
         raise TunesmithError(f"predictions can't be read: {error.strerror}", where=str(path)) from error
+    return lines
+
+
+def _prediction(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line.decode("utf-8"))
+        if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
+            raise TypeError("id and answer must be texts")
+        for key in ("slices", "facts"):
+            if not isinstance(row.get(key) or {}, dict):
+                raise TypeError(f"{key} must be an object")
     except UnicodeDecodeError as error:
         raise TunesmithError(
-            f"predictions are not UTF-8 text (byte {error.start})",
-            where=str(path),
+            f"predictions are not UTF-8 text (byte {error.start} of the line)",
+            where=where,
             fix="save the file as UTF-8",
         ) from None
-    lines = []
-    for number, line in enumerate(text.split("\n"), start=1):  # only "\n": answers may hold U+2028
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-            if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
-                raise TypeError("id and answer must be texts")
-            for key in ("slices", "facts"):
-                if not isinstance(row.get(key) or {}, dict):
-                    raise TypeError(f"{key} must be an object")
-        except (ValueError, KeyError, TypeError) as error:
-            raise TunesmithError(
-                f"this line is no prediction: {error}",
-                where=f"{path}:{number}",
-                fix='each line needs "id" and "answer"',
-            ) from error
-        lines.append(row)
-    return lines
+    except (ValueError, KeyError, TypeError) as error:
+        raise TunesmithError(
+            f"this line is no prediction: {error}", where=where, fix='each line needs "id" and "answer"'
+        ) from error
+    return row
 
 
 def examples_in(lines: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
