@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.evaluate import systems
 from tunesmith.evaluate.floors import as_lines, majority, nearest
-from tunesmith.evaluate.likelihood import GoldRow, gold_rows, nats
+from tunesmith.evaluate.likelihood import Measured
 from tunesmith.evaluate.prompts import Turns, asked_by
 from tunesmith.evaluate.report import LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop
@@ -69,9 +69,7 @@ class _Job:
     """Labelled training rows, from which floors and shots are taken."""
     asked: dict[str, list[Turns]]
     """One of evaluate.prompts → the turns that each row is asked by."""
-    gold: list[GoldRow]
-    nats: dict[str, list[float]] = field(default_factory=dict)
-    """System → nats of each row's gold answer."""
+    measured: Measured
 
     @classmethod
     def of(cls, recipe: Recipe, run: Run) -> _Job:
@@ -90,18 +88,17 @@ class _Job:
         rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
         train = [example for example in rows if example.answer is not None]
         asked = asked_by(recipe, run_decoding(recipe, run).max_tokens, contract, task, train, scored.examples)
-        gold = gold_rows(scored.rows, scored.numbers, contract)
+        measured = Measured.of(scored.rows, scored.numbers, contract)
         answering = systems.answering(recipe)
-        return cls(recipe, run, scored, task, contract, answering, train, asked, gold)
+        return cls(recipe, run, scored, task, contract, answering, train, asked, measured)
 
     def ask(self, weights: str, model: PreTrainedModel) -> None:
         """All systems that answer with these weights, and how likely the gold answers are to them."""
         for system in self.systems:
             if system.weights == weights:
                 self._answer(system, model)
-        self.nats[weights if weights in ("tuned", "base") else f"base-{weights}"] = nats(
-            _measuring(model, self.recipe), self.gold
-        )
+        name = weights if weights in ("tuned", "base") else f"base-{weights}"
+        self.measured.measure(name, _measuring(model, self.recipe))
 
     def _answer(self, system: System, model: PreTrainedModel) -> None:
         decoding = run_decoding(self.recipe, self.run)
@@ -172,15 +169,7 @@ def _write_floors(job: _Job) -> list[str]:
 
 def _write_likelihood(job: _Job) -> None:
     """One line a row, so that the report can be made again without a model."""
-    lines = [
-        {
-            "id": example.id,
-            "bytes": row.bytes,
-            "tokens": row.tokens,
-            "nll": {name: each[i] for name, each in job.nats.items()},
-        }
-        for i, (example, row) in enumerate(zip(job.scored.examples, job.gold, strict=True))
-    ]
+    lines = job.measured.lines([example.id for example in job.scored.examples])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomic(job.run.report / LIKELIHOOD_FILE, text.encode())
 

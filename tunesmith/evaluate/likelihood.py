@@ -1,4 +1,4 @@
-"""How surprised a model is at the gold answers: nats per row, for bits per byte and perplexity.
+"""How surprised a model is at the gold answers, and at the worse answers of pairs: nats per row.
 
 Only the answer's own tokens count. The terminator is left out: a tuned model knows the template's end and its base
 does not, which alone would look like a large gain. Sums are over rows; the division happens once, in score.py.
@@ -6,8 +6,9 @@ does not, which alone would look like a large gain. Sums are over rows; the divi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,16 +37,70 @@ class GoldRow:
 
 def gold_rows(rows: Rows, numbers: Sequence[int], contract: Contract) -> list[GoldRow]:
     """The rows `numbers` of a split."""
+    return [
+        _gold_row(number, rows.ids(number).tolist(), rows.learned(number).tolist(), contract)
+        for number in numbers
+    ]
+
+
+def _gold_row(number: int, ids: list[int], learned: list[bool], contract: Contract) -> GoldRow:
+    # a learned stop id is the template's terminator: control tokens within an answer are refused in prepare
+    scored = [
+        is_learned and one not in contract.stop_ids for one, is_learned in zip(ids, learned, strict=True)
+    ]
+    text = "".join(contract.decode(run) for run in _runs(ids, scored))
+    return GoldRow(number, ids, scored, len(text.encode("utf-8", "surrogatepass")))
+
+
+def rejected_rows(rows: Rows, numbers: Sequence[int], contract: Contract) -> list[GoldRow]:
+    """The same rows with the worse answer of each pair behind the same prompt; rows without one are left out."""
     made = []
     for number in numbers:
-        ids, learned = rows.ids(number).tolist(), rows.learned(number).tolist()
-        # a learned stop id is the template's terminator: control tokens within an answer are refused in prepare
-        scored = [
-            is_learned and one not in contract.stop_ids for one, is_learned in zip(ids, learned, strict=True)
-        ]
-        text = "".join(contract.decode(run) for run in _runs(ids, scored))
-        made.append(GoldRow(number, ids, scored, len(text.encode("utf-8", "surrogatepass"))))
+        example = rows.example(number)
+        if example.rejected is None:
+            continue
+        last = replace(example.messages[-1], content=example.rejected)
+        encoded = contract.encode(replace(example, messages=(*example.messages[:-1], last)))
+        ids, learned = list(encoded.ids), list(encoded.learned)
+        made.append(_gold_row(number, ids, learned, contract))
     return made
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of every model: the rows to score, and their nats by system."""
+
+    gold: Sequence[GoldRow]
+    rejected: Sequence[GoldRow]
+    nats: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    """System → nats of each gold and of each rejected row."""
+
+    @classmethod
+    def of(cls, rows: Rows, numbers: Sequence[int], contract: Contract) -> Measured:
+        """Nothing measured yet."""
+        return cls(gold_rows(rows, numbers, contract), rejected_rows(rows, numbers, contract))
+
+    def measure(self, system: str, engine: Engine) -> None:
+        """Scores all rows."""
+        self.nats[system] = nats(engine, self.gold), nats(engine, self.rejected)
+
+    def lines(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Lines of report/likelihood.jsonl: {id, bytes, tokens, nll: {system: nats}}; of a pair the three also as
+        rejected_bytes, rejected_tokens, rejected_nll."""
+        worse = {row.number: place for place, row in enumerate(self.rejected)}
+        made = []
+        for i, (identity, row) in enumerate(zip(ids, self.gold, strict=True)):
+            line = {"id": identity, **_line(row, {name: each[0][i] for name, each in self.nats.items()})}
+            if row.number in worse:
+                j = worse[row.number]
+                found = _line(self.rejected[j], {name: each[1][j] for name, each in self.nats.items()})
+                line |= {f"rejected_{key}": value for key, value in found.items()}
+            made.append(line)
+        return made
+
+
+def _line(row: GoldRow, nll: Mapping[str, float]) -> dict[str, Any]:
+    return {"bytes": row.bytes, "tokens": row.tokens, "nll": dict(nll)}
 
 
 def nats(engine: Engine, gold: Sequence[GoldRow]) -> list[float]:

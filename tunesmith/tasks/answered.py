@@ -11,6 +11,11 @@ A task family may also have (protocol.py names what all of them must have):
     headline_from = "likelihood"                 the headline's counts come from report/likelihood.jsonl, not from
                                                  `counts`; answers_headline then names the metric of answers that
                                                  stands in where no likelihood was measured
+    of_likelihood(counts) -> counts              what its metrics sum, from each row's nll, bytes, tokens (of pairs also
+                                                 rejected_nll, …); right_by_likelihood(counts) is then its verdict on
+                                                 each row, likelihood_metrics(counts) its metrics
+    needs_training_answers = True                it looks answers up in the training rows: made from other golds it
+                                                 would find copies where there are none
     for_answers(answers) -> Task                 the task as it scores one system, of which it wants to see all answers
 """
 
