@@ -26,6 +26,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("example",),
     ("tasks",),
     ("statistics",),
+    ("section",),
+    ("recipe_evaluate",),
     ("recipe",),
     ("recipe_file",),
     ("templates",),

@@ -22,8 +22,9 @@ from typing import Any
 import tunesmith
 from tunesmith import console
 from tunesmith.errors import ProofFailed, RunChanged, TunesmithError
-from tunesmith.recipe import Recipe, Section
+from tunesmith.recipe import Recipe
 from tunesmith.run import Run, disk_error, sha256_file, write_atomic
+from tunesmith.section import Section
 
 # ---- the stages; heavy imports live inside these functions
 
@@ -111,7 +112,7 @@ def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
 
 
 def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
-    from tunesmith.data.own_code import code_hash, task_files
+    from tunesmith.data.own_code import code_hash, metric_files, task_files
     from tunesmith.rows import Rows
 
     scored = "test" if Rows.exists(run.data, "test") else "validation"
@@ -122,6 +123,13 @@ def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     }
     if own := code_hash(task_files(recipe.evaluate.task)):
         inputs["task"] = own
+    if own := code_hash(metric_files(recipe.evaluate.metrics)):
+        inputs["own metrics"] = own
+    for prompt in recipe.evaluate.prompts:
+        if prompt.endswith(".txt"):
+            inputs[prompt] = sha256_file(Path(prompt)) if Path(prompt).is_file() else "missing"
+    if recipe.model.quantize == "none" and recipe.export.quantized:
+        inputs["quantised bases"] = ", ".join(sorted(recipe.export.quantized))
     if Rows.exists(run.data, scored):
         inputs["scored ids"] = Rows.open(run.data, scored).sha256
     return inputs

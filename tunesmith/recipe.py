@@ -6,19 +6,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0, lt=2**31)]
+from tunesmith.recipe_evaluate import Evaluate
+from tunesmith.section import List, Positive, Section
+
 Every = Positive | Literal["epoch"]
-List = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists; a frozen section holds tuples
-
-
-class Section(BaseModel):
-    """A frozen part of the recipe; the text under a field is its documentation and goes into `tunesmith schema`."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Model(Section):
@@ -239,42 +232,6 @@ class Train(Section):
     """Name of the environment variable that holds a webhook's address."""
 
 
-class Decoding(Section):
-    """How answers are drawn."""
-
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0: greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest set of tokens with this probability."""
-    max_tokens: Literal["auto"] | Positive = "auto"
-    """Longest answer; auto: a quarter more than the longest known answer, plus 16."""
-    samples: Positive = 1
-    """Answers per row, scored as a mean."""
-    seed: int = 0
-    """Seed of the draws."""
-
-
-class Evaluate(Section):
-    """Task scores of base and tuned on the same rows."""
-
-    task: str = "auto"
-    """extraction, text, or package.module:function; auto: extraction where every answer is a JSON object."""
-    rows: Literal["all"] | Positive = "all"
-    """How many rows are scored."""
-    batch: Positive = 16
-    """Answers generated side by side."""
-    decoding: Decoding = Decoding()
-    """How answers are drawn."""
-    prompts: List = ()
-    """Other prompts to set beside the tuned model."""
-    metrics: List = ()
-    """Your own metrics, package.module:function."""
-    constrained: bool = False
-    """Also score answers held to the schema."""
-    bertscore_model: str | None = None
-    """Folder of a model for BERTScore."""
-
-
 class Ollama(Section):
     """The Modelfile."""
 
@@ -335,7 +292,7 @@ class Recipe(Section):
     """Files."""
     publish: Publish = Publish()
     """Places."""
-    targets: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = Field(default={})
     """Places to run, by name."""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The files of a user's own processor or task: its module and what that imports from outside the installation.
+"""The files of a user's own processor, task or metrics: its module and what that imports from outside the installation.
 
 Imports are read from the source, also those inside functions; what is imported by a computed name is not seen.
 """
@@ -9,7 +9,7 @@ import ast
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tunesmith.data.processors.process import find_processor
@@ -35,6 +35,15 @@ def task_files(name: str) -> list[Path]:
         return []
     find(name, TASKS, "task")
     return _files(name)
+
+
+def metric_files(names: Iterable[str]) -> list[Path]:
+    """Files of the functions of evaluate.metrics. TunesmithError where there is none such."""
+    files: set[Path] = set()
+    for name in names:
+        find(name, {}, "metric")
+        files.update(_files(name))
+    return sorted(files)
 
 
 def code_hash(files: Sequence[Path]) -> str | None:

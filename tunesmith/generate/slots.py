@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,12 +45,14 @@ class SlotGenerator:
     `slots` times the longest prompt plus `max_tokens` of the call.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int = 16, max_length: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, slots: int | Literal["auto"] = 16, max_length: int | None = None
+    ) -> None:
         if model.config._attn_implementation != ATTENTION:
             raise TypeError(
                 f"the model attends by {model.config._attn_implementation!r}, not by {ATTENTION!r}"
             )
-        self.model, self.slots = model, slots
+        self.model, self.slots = model, 16 if slots == "auto" else slots
         positions = int(model.config.max_position_embeddings)
         self.room = positions if max_length is None else min(max_length, positions)
 

@@ -16,12 +16,13 @@ from tunesmith.data.reject import require_free, set_aside
 from tunesmith.data.shown.table import say_report
 from tunesmith.engine.cards import card_of
 from tunesmith.errors import ProofFailed, TunesmithError
+from tunesmith.evaluate import prompts
 from tunesmith.recipe import Recipe
-from tunesmith.tasks import make_task
-from tunesmith.tasks.schema import load_schema
+from tunesmith.tasks.answered import gold_of
 from tunesmith.train import trackers
 from tunesmith.train.order import Order
 from tunesmith.verbs.foretell import foretell
+from tunesmith.view.scored import task_of
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
 _GOLDS = 20_000
@@ -44,6 +45,7 @@ def check(
     card = None if gpu is None else card_of(gpu)
     notify.require(recipe.train.notify)
     trackers.require(recipe)
+    prompts.require(recipe)
     if reject_to is not None:
         require_free(recipe.data, reject_to)
     base = resolve(recipe.model)
@@ -129,10 +131,18 @@ def _schedule(recipe: Recipe, prepared: Prepared) -> None:
 
 
 def _task(recipe: Recipe, prepared: Prepared) -> None:
-    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
     golds = [example.answer for example in prepared.splits["train"].sample(_GOLDS) if example.answer]
-    task = make_task(recipe.evaluate.task, schema, golds)
+    task = task_of(recipe, golds)
     console.say(f"task      {task.name}, headline {task.headline}")
+    scored = next((name for name in ("test", "validation") if name in prepared.splits), None)
+    if scored is not None and recipe.evaluate.metrics:
+        for example in prepared.splits[scored].sample(_GOLDS):
+            gold_of(task, example)  # the user's own metrics are tried on it
+        console.say_under("metrics", f"{', '.join(recipe.evaluate.metrics)}: tried on the {scored} rows")
+    if recipe.evaluate.constrained:
+        from tunesmith.generate.guide import require_schema
+
+        require_schema(task)
 
 
 def _show(contract: Contract, prepared: Prepared, count: int) -> None:

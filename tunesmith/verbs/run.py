@@ -10,10 +10,12 @@ from tunesmith import console, notify
 from tunesmith.data.prepare import row_format
 from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import RecipeError, SetupError
+from tunesmith.evaluate import prompts
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
+from tunesmith.tasks import own_metrics
 from tunesmith.train import trackers
 
 
@@ -36,6 +38,9 @@ def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> di
         )
     notify.require(recipe.train.notify)
     trackers.require(recipe)
+    if until in ("evaluate", "export"):
+        prompts.require(recipe)
+        own_metrics.require(recipe.evaluate.metrics)
     folder = open_run(recipe, runs_dir, fork)
     with folder.lock(), console.log_to(folder.log_file):
         claim(recipe, folder, text)

@@ -7,9 +7,8 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.recipe import Recipe
-from tunesmith.tasks import make_task
-from tunesmith.tasks.schema import load_schema
 from tunesmith.tasks.score import examples_in, read_predictions
+from tunesmith.view.scored import task_of
 
 
 def score(recipe: Recipe, predictions: Path) -> dict[str, Any]:
@@ -17,8 +16,7 @@ def score(recipe: Recipe, predictions: Path) -> dict[str, Any]:
     from tunesmith.evaluate.build import score_file
 
     golds = [example.answer or "" for example in examples_in(read_predictions(predictions), str(predictions))]
-    schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
-    content = score_file(predictions, make_task(recipe.evaluate.task, schema, golds))
+    content = score_file(predictions, task_of(recipe, golds))
     (scores,) = content["scores"].values()
     rows = [
         (name, *(_shown(found[key]) for key in ("value", "low", "high")), found["n"])

@@ -15,7 +15,8 @@ from tunesmith.generate.protocol import Decoding
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
-from tunesmith.tasks import Task, make_task
+from tunesmith.tasks import Golds, Task, make_task
+from tunesmith.tasks.own_metrics import with_own_metrics
 from tunesmith.tasks.schema import load_schema
 
 GOLDS = 20_000  # training answers from which a task infers its fields
@@ -78,8 +79,13 @@ def chosen(total: int, wanted: int | str, seed: int) -> list[int]:
 
 def run_task(recipe: Recipe, run: Run) -> Task:
     """The recipe's task; what the schema does not say is inferred from the training answers."""
+    return task_of(recipe, training_answers(run))
+
+
+def task_of(recipe: Recipe, golds: Golds) -> Task:
+    """The recipe's task with the user's own metrics; what the schema does not say is inferred from `golds`."""
     schema = load_schema(recipe.data.json_schema) if recipe.data.json_schema else None
-    return make_task(recipe.evaluate.task, schema, training_answers(run))
+    return with_own_metrics(make_task(recipe.evaluate.task, schema, golds), recipe.evaluate.metrics)
 
 
 def training_answers(run: Run) -> list[str]:
