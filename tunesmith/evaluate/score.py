@@ -23,7 +23,7 @@ from tunesmith.tasks.score import Scored, score_predictions
 from tunesmith.tasks.sums import Metric, ratio
 
 FIRST = ("tuned", "base")
-FLOORS = ("majority", "nearest")
+FLOORS = ("majority", "nearest", "dictionary", "gold_pairs")
 KINDS = ("tuned", "base", "floor", "prompt", "constrained", "quantised", "exported", "other")
 SMALL = 30  # rows below which a slice says little
 

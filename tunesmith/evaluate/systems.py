@@ -29,6 +29,14 @@ _EVALUATES = ("tuned", "base", "floor", "prompt", "constrained", "quantised")
 _FLOORS = {
     "majority": ("majority", "the most common answer of the training rows, whatever is asked"),
     "nearest": ("nearest row", "the answer of the training row that is nearest by TF-IDF"),
+    "dictionary": (
+        "dictionary",
+        "the names that training rows annotate, wherever they stand; every pair of them",
+    ),
+    "gold_pairs": (
+        "every gold pair",
+        "every pair of the row's own gold entities; entities as the dictionary finds them",
+    ),
 }
 
 
