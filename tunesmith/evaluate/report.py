@@ -10,7 +10,10 @@ from typing import Any
 from tunesmith.contract import Contract
 from tunesmith.evaluate import markdown, page
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.examples import mistakes, stop_share, worst
+from tunesmith.evaluate.examples import quote, stop_share
+from tunesmith.evaluate.lengths import by_length
+from tunesmith.evaluate.published import published_for, types_asked
+from tunesmith.evaluate.redaction import redacted
 from tunesmith.evaluate.score import Systems, load_systems, told_in, with_likelihood
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
@@ -25,7 +28,7 @@ SYSTEMS_FILE = "systems.json"
 def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dict[str, Any]:
     """Scores every file in predictions/ and writes the three; returns report.json's content.
 
-    `redact`: report.html without any text of rows or answers (the other two never hold any); None: as last time.
+    `redact`: all three without any text of rows or answers; None: as last time.
     """
     if redact is None:
         redact = bool(run.read_json(run.report / "report.json").get("redacted"))
@@ -37,13 +40,21 @@ def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dic
         describe(recipe, run, scored, systems)
         | {"redacted": redact}
         | build(systems, seed=recipe.evaluate.decoding.seed)
+        | {"lengths": by_length(systems, recipe.evaluate.decoding.seed)}
+        | {"published": _published(systems)}
     )
+    if redact:
+        content = redacted(content)
     run.write_json(run.report / "report.json", content)
     write_atomic(run.report / "report.md", markdown.render(content).encode("utf-8", "replace"))
-    quoted = ([], []) if redact else (worst(systems), mistakes(systems))
-    html = page.render(content, load_series(run), *quoted)
+    html = page.render(content, load_series(run), None if redact else quote(systems))
     write_atomic(run.report / "report.html", html.encode())
     return content
+
+
+def _published(systems: Systems) -> list[dict[str, Any]]:
+    asked = types_asked([example.facts for example in systems.examples])
+    return published_for(systems.task.name, systems.task.headline, asked)
 
 
 def describe(recipe: Recipe, run: Run, scored: ScoredRows, systems: Systems) -> dict[str, Any]:
@@ -57,6 +68,8 @@ def describe(recipe: Recipe, run: Run, scored: ScoredRows, systems: Systems) -> 
         "split": scored.split,
         "selected_on_scored_rows": scored.selected,
         "overlap": scored.overlap,
+        "leaks": _leaks(run, scored.split),
+        "split_rule": _split_rule(recipe, scored.split),
         "method": _method(recipe),
         "base": {
             "name": recipe.model.base,
@@ -89,6 +102,27 @@ def describe(recipe: Recipe, run: Run, scored: ScoredRows, systems: Systems) -> 
         "proofs": run.proofs(),
         "versions": lock.get("versions", {}),
     }
+
+
+def _leaks(run: Run, split: str) -> dict[str, Any]:
+    """Rows of the scored split that are the same as, or much like, rows of another, as prepare counted them."""
+    found = (run.read_json(run.data / "report.json").get("inspection") or {}).get("leaks") or {}
+    kept = ("of", "exact", "near", "group")
+    return {
+        pair: {name: one[name] for name in kept if name in one}
+        for pair, one in found.items()
+        if pair.startswith(f"{split} in ")
+    }
+
+
+def _split_rule(recipe: Recipe, split: str) -> str:
+    """How the scored rows were set apart from the training rows."""
+    share = getattr(recipe.data.split, split)
+    if getattr(recipe.data, split) is not None:
+        return f"{split} rows from a file of their own"
+    group, stratify = recipe.data.split.group, recipe.data.split.stratify
+    by = f", whole documents by {group}" if group else ", whole documents"
+    return f"{share:.1%} of data.train{by}" + (f", shares of {stratify} kept" if stratify else "")
 
 
 def _method(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""How a report says its figures: the same words and digits in report.md and report.html."""
+"""How a report says its figures and calls its systems: the same words and digits in report.md and report.html."""
 
 from __future__ import annotations
 
@@ -6,14 +6,47 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NOTHING = 0.05  # headline score below which a base has found as good as nothing
-FEW = 20  # documents below which no sentence claims that two systems differ
 _NAMES = {"majority": "majority", "nearest": "nearest row"}
+_ORDER = ("tuned", "base", "prompt", "constrained", "quantised", "exported", "other", "floor")
 
 
-def shown_name(system: str) -> str:
+def shown_name(content: Mapping[str, Any], system: str) -> str:
     """A system as a column's head."""
-    return _NAMES.get(system, system)
+    told = content.get("systems", {}).get(system, {}).get("shown", system)
+    return _NAMES.get(system, system) if told == system else str(told)
+
+
+def kind_of(content: Mapping[str, Any], system: str) -> str:
+    """What a system is: tuned, base, prompt, constrained, quantised, exported, other, floor."""
+    told = content.get("systems", {}).get(system, {}).get("kind")
+    return str(told or (system if system in ("tuned", "base") else "floor" if system in _NAMES else "other"))
+
+
+def ordered(content: Mapping[str, Any]) -> list[str]:
+    """Systems as a reader wants them: tuned and base, other ways to ask and to hold the model, floors."""
+    kinds = {name: kind_of(content, name) for name in content["scores"]}
+    return sorted(kinds, key=lambda name: _ORDER.index(kinds[name]) if kinds[name] in _ORDER else len(_ORDER))
+
+
+def main_of(content: Mapping[str, Any]) -> str:
+    """The system that the report is about: tuned where there is one."""
+    return next(
+        (name for name in ("tuned", "base") if name in content["scores"]), next(iter(content["scores"]))
+    )
+
+
+def less_is_better(content: Mapping[str, Any], metric: str) -> bool:
+    """Whether a metric gets better as it falls."""
+    if metric == content["headline"]["metric"]:
+        return bool(content["headline"].get("better", "higher") == "lower")
+    return "lower is better" in content["meaning"].get(metric, "")
+
+
+def read_share(content: Mapping[str, Any], system: str) -> float | None:
+    """Share of a system's answers that could be read; None where the task reads any text."""
+    scores = content["scores"][system]
+    found = next((scores[name]["value"] for name in ("parse_rate", "answered") if name in scores), None)
+    return None if found is None else float(found)
 
 
 def number(value: float | int | str | None) -> str:
@@ -62,100 +95,6 @@ def _end(value: float, digits: str, sign: bool) -> str:
     return text if value >= 0 else f"-{text}"
 
 
-def first_line(content: Mapping[str, Any]) -> str:
-    """What every report says first: whether the scored rows were trained on, or chose anything."""
-    rows, split = content["rows"], content["split"]
-    trained, chose = (content["overlap"][name] for name in ("train", "validation"))
-    said = []
-    if trained:
-        said.append(f"{trained} of {rows} scored rows stand in the training rows too: scores are too high.")
-    if split == "validation":
-        said.append(
-            "The scored rows also chose the checkpoint (validation rows, no test rows in the recipe): "
-            "these scores flatter the tuned model and are no test result."
-        )
-    elif chose:
-        said.append(
-            f"{chose} of {rows} scored rows stand in the validation rows too, which chose the checkpoint: "
-            "scores are too high."
-        )
-    return " ".join(said) or f"Scored on {split} rows, which chose nothing."
-
-
-def is_warning(content: Mapping[str, Any]) -> bool:
-    """Whether the first line says that the scores can't be trusted."""
-    return bool(content["selected_on_scored_rows"] or any(content["overlap"].values()))
-
-
-def sentences(content: Mapping[str, Any]) -> list[str]:
-    """The findings in words."""
-    made, headline, scores = [], content["headline"], content["scores"]
-    difference = headline.get("difference")
-    if difference:
-        metric = headline["metric"]
-        if content["documents"] < FEW or difference["low"] is None:
-            made.append(
-                f"Too few documents to tell whether {metric} differs from the base's: {content['documents']}, "
-                f"and at least {FEW} are wanted."
-            )
-        elif difference["low"] > 0:
-            made.append(f"The tuned model has a higher {metric} than its base; the interval excludes 0.")
-        elif difference["high"] < 0:
-            made.append(f"The tuned model has a lower {metric} than its base; the interval excludes 0.")
-        else:
-            made.append(f"No difference in {metric} is shown: the interval holds 0.")
-    for floor, over in content.get("over_floors", {}).items():
-        if over["low"] is None or over["low"] <= 0:
-            made.append(f"It is not shown to beat the {shown_name(floor)} floor, which needs no model.")
-    for system, change in content.get("exported", {}).items():
-        value, change_by = number(scores[system][headline["metric"]]["value"]), signed(change["value"])
-        made.append(
-            f"{system} scores {value}: {change_by} ({range_of(change, True)}) against the live adapter."
-        )
-    if "mcnemar" in content:
-        test = content["mcnemar"]
-        made.append(
-            f"Rows all right only with tuning: {test['only_tuned']}; only without: {test['only_base']} "
-            f"(McNemar, exact p = {test['p']:.2g})."
-        )
-    if "sign_test" in content:
-        test = content["sign_test"]
-        made.append(
-            f"Documents with more rows all right with tuning: {test['tuned_better']}; with fewer: "
-            f"{test['base_better']} (sign test over documents, exact p = {test['p']:.2g})."
-        )
-    made += _format_sentences(content)
-    parsed = scores.get("tuned", {}).get("parse_rate")
-    if parsed and parsed["value"] < 0.9:
-        lost = _percent(1 - parsed["value"])
-        made.append(f"{lost} of the tuned answers can't be parsed and count as all missed: see the examples.")
-    stops = content.get("answers_stop", {})
-    if "tuned" in stops:
-        made.append(f"Tuned answers that end by the terminator: {_percent(stops['tuned'])}.")
-    return made
-
-
-def _format_sentences(content: Mapping[str, Any]) -> list[str]:
-    """How many answers fit the schema, and whether that alone explains what the base scores."""
-    scores, metric = content["scores"], content["headline"]["metric"]
-    fit = {
-        name: scores[name]["schema_valid"]["value"]
-        for name in ("tuned", "base")
-        if "schema_valid" in scores.get(name, {})
-    }
-    if set(fit) != {"tuned", "base"}:
-        return [f"{name.capitalize()} answers that fit the schema: {_percent(fit[name])}." for name in fit]
-    shares = f"answers that fit the schema: tuned {_percent(fit['tuned'])}, base {_percent(fit['base'])}."
-    if fit["base"] >= min(0.5, fit["tuned"]):
-        return [shares[0].upper() + shares[1:]]
-    reached = scores["base"][metric]["value"] or 0.0
-    if reached >= NOTHING:
-        return [f"Part of the difference may be one of format alone: {shares}"]
-    return [
-        f"The base's {metric} of {number(reached)} is one of format, and says little of what it knows: {shares}"
-    ]
-
-
 def listed_metrics(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Metrics of the main table: all but those of single fields, and those of the gold answers themselves."""
     names = dict.fromkeys(metric for one in scores.values() for metric in one)
@@ -168,30 +107,71 @@ def of_gold(metric: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
     return f"; the gold answers: {number(found[0])}" if found else ""
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """A share as a per cent with one decimal; – for nothing."""
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was scored, how, and the hashes that say it was exactly this."""
-    base, data, decoding = content["base"], content["data"], content["decoding"]
+    """What was scored and how."""
+    data, decoding, boot = content["data"], content["decoding"], content["bootstrap"]
     how = "greedy" if decoding["temperature"] == 0 else (
         f"temperature {decoding['temperature']}, top-p {decoding['top_p']}, "
         f"{decoding['samples']} samples a row, seed {decoding['seed']}"
     )  # fmt: skip
-    contract, boot = content["contract"], content["bootstrap"]
+    named = [name for name in ordered(content) if kind_of(content, name) != "floor"]
+    read = [(name, read_share(content, name)) for name in named]
+    stops = content.get("answers_stop", {})
+    base = content["base"]
     listed = [
         (
             "rows",
-            f"{content['rows']} of {data['rows']} {content['split']} rows, {content['documents']} documents",
+            f"{content['rows']:,} of {data['rows']:,} {content['split']} rows, {content['documents']:,} documents; "
+            f"{data['train_rows']:,} training rows",
         ),
+        ("split", content.get("split_rule", "")),
+        ("leaks", _leaks(content)),
         (
             "tuned and base",
             f"as trained ({base['dtype']}, quantize: {base['quantize']}): with the adapter live, and without it",
         ),
         ("decoding", f"{how}, at most {decoding['max_tokens']} tokens"),
+        (
+            "answers that can be read",
+            ", ".join(f"{shown_name(content, name)} {percent(one)}" for name, one in read if one is not None),
+        ),
+        (
+            "ended by the terminator",
+            ", ".join(
+                f"{shown_name(content, name)} {percent(stops[name])}" for name in named if name in stops
+            ),
+        ),
         ("intervals", f"95 %, {boot['draws']} bootstrap draws of documents, seed {boot['seed']}"),
         ("task", content["task"]),
+    ]
+    return [(name, said) for name, said in listed if said]
+
+
+def _leaks(content: Mapping[str, Any]) -> str:
+    """Scored rows that training or validation rows give away."""
+    rows, same = content["rows"], content["overlap"]
+    said = [
+        f"{same[name]} of {rows:,} scored prompts stand in the {name} rows"
+        for name in ("train", "validation")
+    ]
+    if content["split"] == "validation":
+        said = said[:1]
+    for pair, found in content.get("leaks", {}).items():
+        parts = ((kind, found.get(kind, {}).get("rows")) for kind in ("exact", "near", "group"))
+        counted = ", ".join(f"{kind} {count}" for kind, count in parts if count is not None)
+        said.append(f"{pair}, of {found.get('of', '?')} rows: {counted}")
+    return "; ".join(said)
+
+
+def hashes(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What says that it was exactly this."""
+    base, data, contract = content["base"], content["data"], content["contract"]
+    listed = [
         ("base", f"{base['name']}{' @ ' + base['revision'] if base['revision'] else ''}"),
         ("base sha256", str(base["sha256"])),
         ("adapter sha256", str(content["adapter_sha256"])),
