@@ -63,7 +63,7 @@ def most(faults: Iterable[Fault]) -> tuple[str, int]:
 def mostly_in(faults: Sequence[Fault]) -> str:
     """The same as the middle of a sentence."""
     place, times = most(faults)
-    if not place or times == len(faults) == 0:
+    if not place:
         return ""
     return f", all in {place}" if times == len(faults) else f", {times} of them in {place}"
 

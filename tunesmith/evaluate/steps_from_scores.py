@@ -40,10 +40,10 @@ def near_floor(seen: Seen) -> Step | None:
     if gain >= LOWER and all((-end if worse else end) > 0 for end in ends):
         return None
     reached = scores["nearest"][seen.content["headline"]["metric"]]["value"]
+    near = f"is within {gain:.3f}" if gain >= 0 else f"is better by {-gain:.3f}"
     say = (
-        f"The nearest-row floor ({reached:.3f}) is within {abs(gain):.3f}: the rows look too alike to "
-        "show more, or no more "
-        "was learned; score rows from another source or time."
+        f"The nearest-row floor ({reached:.3f}) {near}: the rows look too alike to show more, or no more was learned; "
+        "score rows from another source or time."
     )
     return Step(say, seen.content["rows"], seen.content["rows"], 3)
 
