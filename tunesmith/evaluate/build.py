@@ -14,7 +14,7 @@ from tunesmith.evaluate.score import FIRST, LIKELIHOOD_MEANING, Systems, headlin
 from tunesmith.evaluate.slices import slices
 from tunesmith.example import Example
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
-from tunesmith.tasks import Table, Task
+from tunesmith.tasks import Task
 from tunesmith.tasks.answered import lower_is_better
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers
 from tunesmith.tasks.sums import Metric
@@ -27,36 +27,45 @@ _INTERVAL = (
 
 def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """The keys: task, rows, documents, bootstrap, systems, headline, scores, differences, slices, tables, …"""
-    task, documents = systems.task, systems.documents
-    drawn = systems.draw(draws, seed)
+    task = systems.task
     content: dict[str, Any] = {
         "task": task.name,
-        "rows": len(documents),
-        "documents": drawn.documents,
+        "rows": len(systems.documents),
+        "documents": len(set(systems.documents)),
         "bootstrap": {"draws": draws, "seed": seed, "unit": "document", "interval": _INTERVAL, "n": "rows"},
         "systems": {name: systems.about(name).to_json() for name in systems.scored},
-        "headline": _headline(systems, drawn),
-        "scores": {
-            name: {metric: drawn.interval(name, of).to_json() for metric, of in metrics_of(task, one).items()}
-            for name, one in systems.scored.items()
-        },
     }
-    if all(name in systems.scored for name in FIRST):
-        content["differences"] = {
-            name: _differences(systems, drawn, name) for name in systems.scored if name != "base"
-        }
-        content["over_floors"] = _over(systems, drawn, "floor")
-        content["over_prompts"] = _over(systems, drawn, "prompt")
-        content["exported"] = _over(systems, drawn, "exported", turned=True)
-        content |= _all_right(systems)
+    content |= _drawn(systems, systems.draw(draws, seed))  # not kept any longer: it is as large as the counts
     content["slices"] = slices(systems, draws, seed)
     content["tables"] = {
-        name: [_table(table) for table in task.tables(_sums(systems.scored[name]))]
+        name: [table._asdict() for table in task.tables(_sums(systems.scored[name]))]
         for name in systems.no_floors
     }
     content |= analyse(systems, content)
     content["meaning"] = {**task.explain(), **LIKELIHOOD_MEANING}
     return content
+
+
+def _drawn(systems: Systems, drawn: Drawn) -> dict[str, Any]:
+    """What has an interval over all rows."""
+    made: dict[str, Any] = {
+        "headline": _headline(systems, drawn),
+        "scores": {
+            name: {
+                metric: drawn.interval(name, of).to_json()
+                for metric, of in metrics_of(systems.task, one).items()
+            }
+            for name, one in systems.scored.items()
+        },
+    }
+    if all(name in systems.scored for name in FIRST):
+        others = [name for name in systems.scored if name != "base"]
+        made["differences"] = {name: _differences(systems, drawn, name) for name in others}
+        made["over_floors"] = _over(systems, drawn, "floor")
+        made["over_prompts"] = _over(systems, drawn, "prompt")
+        made["exported"] = _over(systems, drawn, "exported", turned=True)
+        made |= _all_right(systems)
+    return made
 
 
 def score_file(path: Path, task: Task, examples: Sequence[Example] | None = None) -> dict[str, Any]:
@@ -119,7 +128,3 @@ def _all_right(systems: Systems) -> dict[str, Any]:
 
 def _sums(scored: Scored) -> dict[str, float]:
     return {name: float(values.sum()) for name, values in scored.counts.items()}
-
-
-def _table(table: Table) -> dict[str, Any]:
-    return table._asdict()

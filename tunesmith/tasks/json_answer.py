@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from sys import intern
 from typing import Any
 
 from tunesmith.tasks.protocol import Parsed
@@ -43,7 +44,7 @@ class _Object(dict[str, Any]):
         return made
 
     def plain(self) -> dict[str, Any]:
-        return {_writable(key): _plain(value) for key, value in self.items()}
+        return {intern(_writable(key)): _plain(value) for key, value in self.items()}  # rows share their keys
 
     def problems(self) -> tuple[str, ...]:
         return tuple(f"schema: key {key!r} is given twice" for key in self.twice)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def _prediction(line: bytes, where: str) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line.decode("utf-8"))
+        row = {intern(key): value for key, value in row.items()}  # each line has the same keys
         if not (isinstance(row["id"], str) and isinstance(row["answer"], str)):
             raise TypeError("id and answer must be texts")
         for key in ("slices", "facts"):
@@ -152,7 +154,7 @@ def _prediction(line: bytes, where: str) -> dict[str, Any]:
             where=where,
             fix="save the file as UTF-8",
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TunesmithError(
             f"this line is no prediction: {error}", where=where, fix='each line needs "id" and "answer"'
         ) from error
