@@ -41,6 +41,24 @@ def _preference(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
     return PreferenceTask()
 
 
+def _qa(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+    from tunesmith.tasks.question_answering import QuestionTask
+
+    return QuestionTask.make(golds)
+
+
+def _language(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+    from tunesmith.tasks.language import LanguageTask
+
+    return LanguageTask.make(golds)
+
+
+def _records(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
+    from tunesmith.tasks.records import RecordsTask
+
+    return RecordsTask(list(golds))
+
+
 def _auto(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
     """Extraction where a schema is given or most answers are JSON objects, else text: a handful of broken rows must
     not turn the scores of fields into scores of words. The data check `unparsable` names those rows."""
@@ -57,7 +75,10 @@ TASKS: dict[str, TaskMaker] = {
     "auto": _auto,
     "extraction": _extraction,
     "text": _text,
+    "qa": _qa,
+    "language": _language,
     "preference": _preference,
+    "records": _records,
     "entities": _annotations("entities"),
     "relations": _annotations("relations"),
     "annotations": _annotations("annotations"),

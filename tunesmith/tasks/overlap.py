@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,11 @@ def chrf_counts(gold: str, answer: str) -> dict[str, float]:
     return made
 
 
-def overlap_counts(gold: str, answer: str, *, tokenize: str = "13a", stem: bool = False) -> dict[str, float]:
-    """One row's counts of all three, and `overlap_rows`: 1 where the gold has anything to find."""
-    found = rouge(gold, answer, stem) if gold else dict.fromkeys(KINDS, 0.0)
+def overlap_counts(
+    gold: str, answer: str, *, tokenize: str = "13a", stem: bool = False, kinds: Sequence[str] = KINDS
+) -> dict[str, float]:
+    """One row's counts of all three, and `overlap_rows`: 1 where the gold has anything to find. `kinds`: of ROUGE."""
+    found = rouge(gold, answer, stem, kinds) if gold else dict.fromkeys(kinds, 0.0)
     return {
         "overlap_rows": float(bool(gold)),
         **found,
@@ -111,6 +113,7 @@ def signatures(tokenize: str = "13a") -> Mapping[str, str]:
     return {name: str(scorer.get_signature()) for name, scorer in scorers.items()}
 
 
+@lru_cache(maxsize=4)  # a gold answer is read once for all that a row is compared with
 def _grams(text: str) -> list[Counter[str]]:
     letters, words = "".join(text.split()), _chrf_words(text)
     of_letters = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 
 import regex
@@ -56,13 +56,18 @@ def is_english(texts: Sequence[str]) -> bool:
     return sum(word in _ENGLISH for word in words) > _ENGLISH_SHARE * len(words)
 
 
-def rouge(gold: str, answer: str, stem: bool = False) -> dict[str, float]:
-    """F of KINDS, each 0 to 1; 0 where either text has no words."""
+def rouge(gold: str, answer: str, stem: bool = False, kinds: Sequence[str] = KINDS) -> dict[str, float]:
+    """F of `kinds`, each 0 to 1; 0 where either text has no words."""
     right, given = tokens(gold, stem), tokens(answer, stem)
-    made = {f"rouge{n}": _ngram_f(right, given, n) for n in (1, 2)}
-    made["rougeL"] = f_of(_length(right, given), len(right), len(given))
-    split = [[tokens(one, stem) for one in sentences(text)] for text in (gold, answer)]
-    made["rougeLsum"] = _summary_f(*split)
+    made = {}
+    for kind in kinds:
+        if kind == "rougeL":
+            made[kind] = f_of(_length(right, given), len(right), len(given))
+        elif kind == "rougeLsum":
+            split = [[tokens(one, stem) for one in sentences(text)] for text in (gold, answer)]
+            made[kind] = _summary_f(*split)
+        else:
+            made[kind] = _ngram_f(right, given, int(kind.removeprefix("rouge")))
     return made
 
 
@@ -87,9 +92,12 @@ def _places(words: Sequence[str]) -> dict[str, int]:
     return made
 
 
-def _steps(right: Sequence[str], given: Sequence[str]) -> list[int]:
-    """Rows of the table of common lengths, as bits: bit j of row i is set where length(i, j + 1) > length(i, j)."""
-    places, full = _places(given), (1 << len(given)) - 1
+def _steps(right: Sequence[str], places: Mapping[str, int], length: int) -> list[int]:
+    """Rows of the table of common lengths, as bits: bit j of row i is set where length(i, j + 1) > length(i, j).
+
+    `places` and `length` are those of the other side.
+    """
+    full = (1 << length) - 1
     row = full  # complement: no step yet
     made = [0]
     for word in right:
@@ -101,17 +109,18 @@ def _steps(right: Sequence[str], given: Sequence[str]) -> list[int]:
 
 def _length(right: Sequence[str], given: Sequence[str]) -> int:
     """Length of a longest common subsequence."""
-    return _steps(right, given)[-1].bit_count()
+    return _steps(right, _places(given), len(given))[-1].bit_count()
 
 
-def _common(right: Sequence[str], given: Sequence[str]) -> list[int]:
+def _common(right: Sequence[str], given: Sequence[str], places: Mapping[str, int]) -> list[int]:
     """Places in `right` of one longest common subsequence: the very one that rouge-score takes among equals."""
-    known = set(given)
     kept = [
-        place for place, word in enumerate(right) if word in known
-    ]  # the others are never taken, nor in the way
+        place for place, word in enumerate(right) if word in places
+    ]  # others are never taken, nor in the way
+    if len(kept) < 2:
+        return kept
     words = [right[place] for place in kept]
-    table = _steps(words, given)
+    table = _steps(words, places, len(given))
     i, j, found = len(words), len(given), []
     while i > 0 and j > 0:
         if words[i - 1] == given[j - 1]:
@@ -130,9 +139,10 @@ def _summary_f(right: Sequence[Sequence[str]], given: Sequence[Sequence[str]]) -
     sizes = [count.total() for count in left]
     if not all(sizes):
         return 0.0
+    known = [(one, _places(one)) for one in given]
     hits = 0
     for sentence in right:
-        for place in sorted({place for one in given for place in _common(sentence, one)}):
+        for place in sorted({place for one, places in known for place in _common(sentence, one, places)}):
             word = sentence[place]
             if left[0][word] > 0 and left[1][word] > 0:
                 hits += 1
@@ -149,6 +159,6 @@ def _stemmer() -> Callable[[str], str]:
     return made
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=50_000)
 def _stem(word: str) -> str:
     return _stemmer()(word)
