@@ -15,7 +15,8 @@ A task family may also have (protocol.py names what all of them must have):
                                                  rejected_nll, …); right_by_likelihood(counts) is then its verdict on
                                                  each row, likelihood_metrics(counts) its metrics
     needs_training_answers = True                it looks answers up in the training rows: made from other golds it
-                                                 would find copies where there are none
+                                                 would find copies where there are none. Without them
+                                                 without_training_answers() -> Task leaves these figures out
     for_answers(answers) -> Task                 the task as it scores one system, of which it wants to see all answers
 """
 

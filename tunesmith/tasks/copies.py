@@ -12,7 +12,7 @@ themselves: each against all others, as if it were held out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.tasks.normalise import words
+from tunesmith.tasks.protocol import Table
 
 GRAM = 13  # words, as in the contamination checks of GPT-3 (arXiv 2005.14165, appendix C)
 MOST_OWN = 50  # own words in one run that always are a copy where answers are long
@@ -169,6 +170,34 @@ class CopyIndex:
 
     def _gold_at(self, places: NDArray[np.integer]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, places, side="right") - 1
+
+
+def copies_table(index: CopyIndex, answers: Sequence[str], golds: Sequence[str]) -> Table:
+    """What of a system's answers stands in the training answers, beside the gold answers of the same rows."""
+    columns = ("", "texts", "longest run, median", "longest run, most", "own words of a run, most",
+               f"{GRAM}-grams in training", "copies", "whole training answers")  # fmt: skip
+    note = (
+        f"Words in a row that stand in one training answer; a run below {GRAM} words counts as none. Own words are "
+        "those that no phrase shared by many training answers explains. A copy has "
+        f"{index.limit} or more of them: hardly any training answer has so many in common with another one."
+    )
+    rows = (("answers", *_figures(index, answers)), ("gold answers", *_figures(index, golds)))
+    return Table("Copies from training answers", columns, rows, note)
+
+
+def _figures(index: CopyIndex, texts: Sequence[str]) -> list[float | int | None]:
+    found: list[Copied] = [index.measure(text) for text in texts]
+    runs = sorted(one.run for one in found)
+    grams = sum(one.grams for one in found)
+    return [
+        len(found),
+        runs[len(runs) // 2],
+        runs[-1],
+        max(one.own for one in found),
+        sum(one.known for one in found) / grams if grams else None,
+        sum(index.is_copy(one) for one in found),
+        sum(one.exact for one in found),
+    ]
 
 
 def _hashes(ids: NDArray[np.int32]) -> NDArray[np.uint64]:

@@ -123,7 +123,7 @@ _MEANING = {
 
 def _bits(nats: NDArray[np.float64], bytes_: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bits per byte of each row."""
-    return nats / (np.maximum(bytes_, 1.0) * np.log(2))
+    return np.asarray(nats / (np.maximum(bytes_, 1.0) * np.log(2)))
 
 
 def _share(over: str, under: str) -> Metric:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _LABEL = re.compile(
-    r"(?:^|(?<=[ \t]{2})|(?<=\t)|(?<=, )|(?<=; ))[*_# ]*([A-Za-z][A-Za-z .#/]{1,28}?)[ *_]*:[*_]*[ \t]*([^\n]*)",
+    r"(?:^|(?<=[ \t]{2})|(?<=\t)|(?<=, )|(?<=; ))[*_# •-]*([A-Za-z][A-Za-z .#/]{1,28}?)[ *_]*:[*_]*[ \t]*([^\n]*)",
     re.M,
 )
 _NEXT = re.compile(r"[ \t]{2,}|\t|[,;] (?=[A-Z][A-Za-z .#/]{1,28}:)")
@@ -241,7 +241,8 @@ def asked_of(prompt: str) -> tuple[str | None, str | None]:
 
 def sex_of(value: str | None) -> str | None:
     """`female` or `male` as a field says it."""
-    return _SEXES.get((value or "").strip(" .").lower())
+    first = re.match(r"[a-z]+", (value or "").strip().lower())
+    return _SEXES.get(first[0]) if first else None
 
 
 def sexes(text: str) -> set[str]:
