@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("example",),
     ("tasks",),
     ("statistics",),
+    ("pooled",),
     ("section",),
     ("recipe_evaluate",),
     ("recipe",),
