@@ -91,17 +91,16 @@ def require_schema(task: Task) -> Mapping[str, Any]:
             where="evaluate.constrained",
             fix="leave it out, or score JSON answers: evaluate.task: extraction, or data.schema",
         )
-    wrong = LLMatcher.validate_grammar(_grammar(schema))
-    if wrong and not LLMatcher.is_validate_warning(wrong):
+    wrong, said = LLMatcher.validate_grammar_with_warnings(_grammar(schema))
+    if wrong:
         raise RecipeError(
-            f"answers can't be held to this schema: {_first_line(wrong)}", where="data.schema", fix=_FIX
+            f"answers can't be held to this schema: {_first_line(said[0])}", where="data.schema", fix=_FIX
         )
     return schema
 
 
 def _grammar(schema: Mapping[str, Any]) -> str:
-    # an answer is an object, said or not
-    whole = {"type": "object", **schema}
+    whole = {**schema, "type": "object"}  # said or not
     return LLMatcher.grammar_from_json_schema(whole, overrides={"whitespace_pattern": _SPACE})
 
 
