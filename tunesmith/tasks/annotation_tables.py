@@ -72,10 +72,12 @@ def _types(rows: Sequence[tuple[Gold, Said | None]]) -> list[Table]:
     count: dict[str, Counter[str]] = {}
     for gold, said in rows:
         right = entities.gold_level(gold).mention
-        given = frozenset[entities.Span]() if said is None else entities.said_level(gold, said).mention
-        for part, spans in (("gold", right), ("given", given), ("hits", right & given)):
+        given = entities.NOTHING if said is None else entities.said_level(gold, said)
+        for part, spans in (("gold", right), ("given", given.mention), ("hits", right & given.mention)):
             for _, _, kind in spans:
                 count.setdefault(kind or "entity", Counter())[part] += 1
+        for _, kind in given.string - set(entities.there(gold, given.string)) if given.nowhere else ():
+            count.setdefault(kind or "entity", Counter())["given"] += 1
     lines = [_level(kind, one["gold"], one["given"], one["hits"]) for kind, one in sorted(count.items())]
     columns = ("type", "gold", "predicted", "right", "precision", "recall", "F1")
     return [Table("Spans by type", columns, tuple(lines))]

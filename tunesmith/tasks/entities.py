@@ -1,7 +1,8 @@
 """Entities of one row, counted at three levels that are never mixed: strings, spans in the text, concepts.
 
 string    the set of forms of a document, as `form_key` writes them, with their type
-mention   exact span and type. A list has no spans: each form stands for all its occurrences in the article
+mention   exact span and type. A list has no spans: each form stands for all its occurrences in the article; one that
+          stands nowhere is one wrong span, or an invented name would cost nothing
 concept   the set of ids of a document. A list has no ids: a form has those that this document's own gold mentions give
           it, so the naming of things is given and only their finding is scored; a form that no gold mention has is one
           wrong concept
@@ -11,7 +12,7 @@ Types that a row doesn't ask for are left out of what was predicted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tunesmith.tasks.alignment import Forms, form_key
@@ -56,6 +57,11 @@ class Level(NamedTuple):
     string: frozenset[Form]
     mention: frozenset[Span]
     concept: frozenset[tuple[str, str]]
+    nowhere: int = 0
+    """Forms of a list that the article doesn't have."""
+
+
+NOTHING = Level(frozenset(), frozenset(), frozenset())
 
 
 def gold_level(gold: Gold) -> Level:
@@ -78,7 +84,12 @@ def said_level(gold: Gold, said: Said) -> Level:
             concepts |= {(kind, one) for one in ids[key, kind]}
         elif gold.annotated:
             concepts.add((kind, f"no id: {key}"))
-    return Level(frozenset(forms), frozenset(spans_of(gold, list(forms))), frozenset(concepts))
+    return Level(
+        frozenset(forms),
+        frozenset(spans_of(gold, forms)),
+        frozenset(concepts),
+        len(forms) - len(there(gold, forms)),
+    )
 
 
 def listed(gold: Gold, said: Said) -> dict[Form, str]:
@@ -95,7 +106,14 @@ def listed(gold: Gold, said: Said) -> dict[Form, str]:
     return made
 
 
-def spans_of(gold: Gold, forms: Sequence[Form]) -> set[Span]:
+def there(gold: Gold, forms: Iterable[Form]) -> list[Form]:
+    """Those of the forms that stand in the article, be it within others."""
+    forms = list(forms)
+    found = Forms(key for key, _ in forms).find_each(gold.article)
+    return [form for form in forms if form[0] in found]
+
+
+def spans_of(gold: Gold, forms: Iterable[Form]) -> set[Span]:
     """Every place of these forms in the article."""
     types: dict[str, list[str]] = {}
     for key, kind in forms:
@@ -108,9 +126,9 @@ def counts_of(gold: Gold, said: Said | None, seen: frozenset[str]) -> dict[str, 
     """NAMES of one row. `said` None: an answer that can't be read, all missed. `seen`: forms of the training golds."""
     made = dict.fromkeys(NAMES, 0.0)
     right = gold_level(gold)
-    given = Level(frozenset(), frozenset(), frozenset()) if said is None else said_level(gold, said)
+    given = NOTHING if said is None else said_level(gold, said)
     tags = gold.said.form == "tags"
-    for level, golds, says in zip(LEVELS, right, given, strict=True):
+    for level, golds, says in zip(LEVELS, right[:3], given[:3], strict=True):
         if tags and level != "mention":
             continue  # tags know neither words nor ids
         made |= {
@@ -118,17 +136,21 @@ def counts_of(gold: Gold, said: Said | None, seen: frozenset[str]) -> dict[str, 
             f"{level}_given": float(len(says)),
             f"{level}_hits": float(len(golds & says)),
         }
+    made["mention_given"] += given.nowhere
     if seen and not tags:
         made |= _by_novelty(gold, right, given, seen)
     if gold.annotated and gold.said.form == "list":  # what the gold's own list reaches once it is aligned
-        best = spans_of(gold, list(listed(gold, gold.said)))
-        made["list_gold"], made["list_given"] = float(len(right.mention)), float(len(best))
-        made["list_hits"] = float(len(right.mention & best))
+        best = said_level(gold, gold.said)
+        made["list_gold"], made["list_given"] = (
+            float(len(right.mention)),
+            float(len(best.mention) + best.nowhere),
+        )
+        made["list_hits"] = float(len(right.mention & best.mention))
     if said is not None and said.form == "list":
-        forms = listed(gold, said)
-        made["forms"] = float(len(forms))
-        there = Forms(key for key, _ in forms).find_each(gold.article)
-        made["forms_in_text"] = float(sum(key in there for key, _ in forms))
+        made["forms"], made["forms_in_text"] = (
+            float(len(given.string)),
+            float(len(given.string) - given.nowhere),
+        )
     made["spans_annotated"] = float(bool(gold.mentions))
     for one in outcomes(gold, said):
         made[f"entity_{one.kind}"] += 1

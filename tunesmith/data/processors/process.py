@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from traceback import walk_tb
@@ -73,9 +74,21 @@ def _filled(one: Example, identity: str, row: Row, place: str, manner: Manner) -
     if not all(isinstance(text, str) for text in texts):
         raise BadRow(f"processor {manner.processor} gave an id, document, slice or rejected that is no text")
     texts += [turn.content for turn in turns]
+    texts.append(_json(one.facts, manner))
     if torn(texts):
         raise BadRow(TORN)
-    return Example(identity, turns, document, slices, place, one.rejected if manner.labelled else None)
+    rejected = one.rejected if manner.labelled else None
+    return Example(identity, turns, document, slices, place, rejected, one.facts)
+
+
+def _json(facts: Any, manner: Manner) -> str:
+    """Facts as they will lie in the Run."""
+    try:
+        if not isinstance(facts, Mapping):
+            raise TypeError(f"it is a {type(facts).__name__}")
+        return json.dumps(dict(facts), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"processor {manner.processor} gave facts that are no JSON object: {error}") from None
 
 
 def _value(row: Row, one: Example, column: str, key: str) -> Any:
