@@ -16,6 +16,7 @@ from typing import Any
 
 from tunesmith import __version__, console
 from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
+from tunesmith.verbs.evaluate import evaluate, evaluate_options
 
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
@@ -126,16 +127,11 @@ def _parser() -> argparse.ArgumentParser:
             )
     for name, text in (("evaluate", "score a finished run again"), ("export", "export a finished run again")):
         one = add(name, _again, text)
-        one.set_defaults(stage=name, redact=False, predictions=None)
+        one.set_defaults(stage=name)
         if name == "export":
             one.add_argument("run", metavar="RUN")
-            continue
-        one.add_argument("run", metavar="RUN", nargs="?")
-        one.add_argument("--redact", action="store_true", help="leave the texts of rows out of report.html")
-        one.add_argument(
-            "--from", dest="predictions", type=Path, metavar="FILE", help="score a predictions file alone"
-        )
-        one.add_argument("--recipe", type=Path, help="with --from: whose task scores it")
+        else:
+            evaluate_options(one)
     one = add("predict", _predict, "answers for new rows; resumable")
     one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
     one.add_argument("rows", type=Path, metavar="ROWS")
@@ -246,20 +242,11 @@ def _run(arguments: argparse.Namespace) -> Result:
 
 
 def _again(arguments: argparse.Namespace) -> Result:
-    if arguments.predictions is not None:
-        if arguments.run or not arguments.recipe:
-            raise TunesmithError(
-                "--from scores a file by a recipe's task", fix="evaluate --from FILE --recipe RECIPE"
-            )
-        from tunesmith.recipe_file import load_recipe
-        from tunesmith.verbs.score import score
-
-        return score(load_recipe(arguments.recipe), arguments.predictions)
-    if not arguments.run:
-        raise TunesmithError("which run?", fix="evaluate RUN (a folder, a name under --runs-dir, or latest)")
+    if arguments.stage == "evaluate":
+        return evaluate(arguments)
     from tunesmith.verbs.run import again
 
-    return again(arguments.run, arguments.runs_dir, arguments.stage, arguments.redact)
+    return again(arguments.run, arguments.runs_dir, arguments.stage)
 
 
 def _predict(arguments: argparse.Namespace) -> Result:

@@ -64,6 +64,7 @@ def _drawn(systems: Systems, drawn: Drawn) -> dict[str, Any]:
         made["over_floors"] = _over(systems, drawn, "floor")
         made["over_prompts"] = _over(systems, drawn, "prompt")
         made["exported"] = _over(systems, drawn, "exported", turned=True)
+        made["over_others"] = _over(systems, drawn, "other")
         made |= _all_right(systems)
     return made
 

@@ -25,6 +25,11 @@ READ = 0.95  # share of answers that can be read below which a score says more o
 def first_line(content: Mapping[str, Any]) -> str:
     """What every report says first: whether tuning made it worse, whether the headline can be trusted at all."""
     said = [_worse(content), *doubts(content)]
+    if "alone" in content:
+        said.append(
+            f"Scored from {content['alone']['file']} alone: what answered, and whether it had seen these rows, "
+            "is not known."
+        )
     return " ".join(one for one in said if one) or f"Scored on {content['split']} rows, which chose nothing."
 
 
@@ -75,6 +80,8 @@ def _unread(content: Mapping[str, Any]) -> list[str]:
 
 def _seen(content: Mapping[str, Any]) -> list[str]:
     """Scored rows that were trained on or chose the checkpoint."""
+    if "alone" in content:
+        return []  # the first line says that nothing is known of it
     rows, split = content["rows"], content["split"]
     trained, chose = (content["overlap"][name] for name in ("train", "validation"))
     said = []
@@ -97,7 +104,7 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     """The findings, each a sentence."""
     made = [
         *_tuned(content), *_prompting(content), *_floors(content), *_constrained(content), *_exported(content),
-        *_all_right(content), *_format(content),
+        *_others(content), *_all_right(content), *_format(content),
     ]  # fmt: skip
     stops = content.get("answers_stop", {})
     if "tuned" in stops:
@@ -198,6 +205,16 @@ def _exported(content: Mapping[str, Any]) -> list[str]:
     return made
 
 
+def _others(content: Mapping[str, Any]) -> list[str]:
+    """Systems from elsewhere, whose answers were given as files."""
+    metric = content["headline"]["metric"]
+    return [
+        f"{shown_name(content, name)} scores {number(content['scores'][name][metric]['value'])}; the tuned model's "
+        f"difference to it is {signed(change['value'])} ({range_of(change, True)})."
+        for name, change in content.get("over_others", {}).items()
+    ]
+
+
 def _all_right(content: Mapping[str, Any]) -> list[str]:
     if "mcnemar" in content:
         test = content["mcnemar"]
@@ -233,10 +250,3 @@ def _format(content: Mapping[str, Any]) -> list[str]:
     return [
         f"The base's {metric} of {number(reached)} is one of format, and says little of what it knows: {shares}"
     ]
-
-
-def published_line(content: Mapping[str, Any]) -> str:
-    """What others reached on other rows; empty where nothing is known."""
-    return "; ".join(
-        f"{one['system']}: {number(one['value'])} ({one['source']})" for one in content.get("published", [])
-    )

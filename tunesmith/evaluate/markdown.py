@@ -22,6 +22,7 @@ from tunesmith.evaluate.wording import (
     read_share,
     shown_name,
     signed,
+    subject,
 )
 
 _ROWS = 15  # of a table of confusions
@@ -33,7 +34,7 @@ def render(content: Mapping[str, Any]) -> str:
     parts = [
         first_line(content),
         f"# {_said(content['run'])}",
-        f"{content['base']['name']}, {content['method']}",
+        _said(subject(content)),
     ]
     if "difference" in headline:
         less = " (lower is better)" if less_is_better(content, headline["metric"]) else ""

@@ -48,7 +48,8 @@ def render(content: Mapping[str, Any], series: Mapping[str, Series], quoted: Quo
         for key, (title, inside) in held.items()
     ]
     top = [head(content), f'<nav aria-label="Sections">{links}</nav>']
-    return document(f"{content['run']}: base and tuned", [*top, *parts], script=SCRIPT, skip="findings")
+    title = content["run"] if "alone" in content else f"{content['run']}: base and tuned"
+    return document(title, [*top, *parts], script=SCRIPT, skip="findings")
 
 
 def _withheld() -> str:

@@ -7,7 +7,17 @@ from html import escape
 from typing import Any
 
 from tunesmith.evaluate.findings import doubts, first_line, is_warning, sentences
-from tunesmith.evaluate.wording import facts, hashes, less_is_better, number, range_of, shown_name, signed
+from tunesmith.evaluate.wording import (
+    facts,
+    hashes,
+    less_is_better,
+    main_of,
+    number,
+    range_of,
+    shown_name,
+    signed,
+    subject,
+)
 from tunesmith.view.page_parts import card, facts_list
 
 _CARDS = 6  # more floors than that stand in the table alone
@@ -24,6 +34,12 @@ def head(content: Mapping[str, Any]) -> str:
             score = content["scores"][system][metric]
             kind = system + (doubted if system == "tuned" else "")
             cards.append(card(shown_name(content, system), number(score["value"]), range_of(score), kind))
+    if not cards:
+        name = main_of(content)
+        score = content["scores"][name][metric]
+        cards.append(
+            card(shown_name(content, name), number(score["value"]), range_of(score), doubted.strip())
+        )
     if "difference" in headline:
         change = headline["difference"]
         cards.append(card("difference", signed(change["value"]), range_of(change, True), doubted.strip()))
@@ -36,7 +52,7 @@ def head(content: Mapping[str, Any]) -> str:
     return (
         (f'<p class="warning">{escape(line)}</p>' if is_warning(content) else "")
         + f"<h1>{escape(content['run'])}</h1>{plain}"
-        f'<p class="lead">{escape(content["base"]["name"])}, {escape(content["method"])} · '
+        f'<p class="lead">{escape(subject(content))} · '
         f"{escape(metric)}{less} on {headline['n']:,} rows of {content['documents']:,} documents"
         f"{f'<br>{escape(metric)}: {escape(told)}' if told else ''}</p>"
         f'<div class="cards">{"".join(cards)}</div>'

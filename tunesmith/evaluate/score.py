@@ -25,6 +25,7 @@ from tunesmith.tasks.sums import Metric, ratio
 FIRST = ("tuned", "base")
 FLOORS = ("majority", "nearest", "dictionary", "gold_pairs")
 KINDS = ("tuned", "base", "floor", "prompt", "constrained", "quantised", "exported", "other")
+_AGAIN = {"exported": "exported again", "other": "given again (evaluate RUN --from FILE)"}
 SMALL = 30  # rows below which a slice says little
 
 LIKELIHOOD: dict[str, Metric] = {
@@ -33,7 +34,7 @@ LIKELIHOOD: dict[str, Metric] = {
 }
 LIKELIHOOD_MEANING = {
     "bits_per_byte": "surprise at the gold answer, per UTF-8 byte of it (terminator left out); lower is better",
-    "perplexity": "the same per token, exponential; comparable only between models with this tokenizer",
+    "perplexity": "the same per token, exponential; lower is better; comparable only between models with this tokenizer",
 }
 
 
@@ -115,9 +116,10 @@ def load_systems(
         try:
             scored[name] = score_predictions(folder / f"{name}.jsonl", examples, task)
         except RowCheckFailed as error:
-            if systems.about(name).kind != "exported":
+            again = _AGAIN.get(systems.about(name).kind)
+            if again is None:
                 raise
-            console.note(f"{name} is left out of the report until it is exported again: {error.what}")
+            console.note(f"{name} is left out of the report until it is {again}: {error.what}")
     return replace(systems, scored=scored)
 
 

@@ -7,19 +7,20 @@ tuned-constrained, base-constrained  the same, held to the task's schema (evalua
 zero-shot, 3-shot, 3-nearest, prompt-NAME    the base asked by one of evaluate.prompts
 base-nf4, base-int8                  the base held so, where export.quantized names it and the recipe doesn't already
 majority, nearest, and the task's own    floors: answers that need no model
-anything else                        made by export
+anything else                        made by export, or given (evaluate RUN --from NAME.jsonl)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
-from tunesmith.run import Run
+from tunesmith.run import Run, write_atomic
 
 Kind = Literal["tuned", "base", "floor", "prompt", "constrained", "quantised", "exported", "other"]
 SYSTEMS_FILE = "systems.json"
@@ -131,11 +132,37 @@ def settle(run: Run, systems: Sequence[System]) -> None:
         ours = _OURS.fullmatch(name) or before.get(name, {}).get("kind") in _EVALUATES
         if ours and name not in kept:
             path.unlink()
-    run.report.mkdir(parents=True, exist_ok=True)
-    run.write_json(
-        run.report / SYSTEMS_FILE,
-        {one.name: {"kind": one.kind, "shown": one.shown, "note": one.note} for one in systems},
+    others = {
+        name: one for name, one in before.items() if isinstance(one, dict) and one.get("kind") == "other"
+    }
+    _write(run, others | {one.name: _told(one) for one in systems})
+
+
+def give(run: Run, name: str, lines: bytes, note: str) -> None:
+    """Sets another system's predictions beside the run's own. TunesmithError where the name is one of these."""
+    before = run.read_json(run.report / SYSTEMS_FILE)
+    known = before.get(name, {}).get(
+        "kind", "exported" if (run.predictions / f"{name}.jsonl").exists() else ""
     )
+    if known not in ("", "other") or name in (*_FLOORS, "tuned", "base") or _OURS.fullmatch(name):
+        raise TunesmithError(
+            f"this run has a system of its own that is called {name}",
+            where=str(run.predictions),
+            fix="give the file another name: a system is called as its file",
+        )
+    run.predictions.mkdir(parents=True, exist_ok=True)
+    write_atomic(run.predictions / f"{name}.jsonl", lines)
+    told = {key: one for key, one in before.items() if isinstance(one, dict)}
+    _write(run, told | {name: _told(System(name, "other", name, note))})
+
+
+def _told(one: System) -> dict[str, str]:
+    return {"kind": one.kind, "shown": one.shown, "note": one.note}
+
+
+def _write(run: Run, told: Mapping[str, Mapping[str, str]]) -> None:
+    run.report.mkdir(parents=True, exist_ok=True)
+    run.write_json(run.report / SYSTEMS_FILE, told)
 
 
 def described(run: Run) -> dict[str, dict[str, str]]:

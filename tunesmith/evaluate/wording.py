@@ -112,8 +112,17 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def subject(content: Mapping[str, Any]) -> str:
+    """What was scored: a base and how it was tuned, or a file."""
+    if "alone" in content:
+        return f"answers of {content['alone']['file']}"
+    return f"{content['base']['name']}, {content['method']}"
+
+
 def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was scored and how."""
+    if "alone" in content:
+        return _facts_alone(content)
     data, decoding, boot = content["data"], content["decoding"], content["bootstrap"]
     how = "greedy" if decoding["temperature"] == 0 else (
         f"temperature {decoding['temperature']}, top-p {decoding['top_p']}, "
@@ -152,6 +161,24 @@ def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, said) for name, said in listed if said]
 
 
+def _facts_alone(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a predictions file tells of itself."""
+    name, boot = main_of(content), content["bootstrap"]
+    read, stops = read_share(content, name), content.get("answers_stop", {})
+    listed = [
+        (
+            "rows",
+            f"{content['rows']:,} rows of {content['documents']:,} documents, as the file tells of them",
+        ),
+        ("file", content["alone"]["file"]),
+        ("answers that can be read", "" if read is None else percent(read)),
+        ("ended by the terminator", percent(stops[name]) if name in stops else ""),
+        ("intervals", f"95 %, {boot['draws']} bootstrap draws of documents, seed {boot['seed']}"),
+        ("task", content["task"]),
+    ]
+    return [(key, said) for key, said in listed if said]
+
+
 def _leaks(content: Mapping[str, Any]) -> str:
     """Scored rows that training or validation rows give away."""
     rows, same = content["rows"], content["overlap"]
@@ -170,6 +197,8 @@ def _leaks(content: Mapping[str, Any]) -> str:
 
 def hashes(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What says that it was exactly this."""
+    if "alone" in content:
+        return [("file sha256", content["alone"]["sha256"]), ("recipe sha256", content["recipe_sha256"])]
     base, data, contract = content["base"], content["data"], content["contract"]
     listed = [
         ("base", f"{base['name']}{' @ ' + base['revision'] if base['revision'] else ''}"),
