@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class Reading(NamedTuple):
     manner: Manner
     affixes: Affixes = NO_AFFIXES
     """What is no part of what makes two rows alike: the same for all sources."""
+    part: str = ""
+    """A slice `source` of every row, where its split has several sources."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Encoder:
     def take(self, batch: RawBatch, reading: Reading, direct: bool) -> Taken:
         """Parses, encodes and looks at the rows of `batch`. `direct`: every prompt is encoded by itself too."""
         taken = Taken()
-        examples = list(self._examples(batch, reading.manner, taken))
+        examples = list(self._examples(batch, reading, taken))
         kept: list[tuple[Example, Encoded]] = []
         for example, encoded in zip(examples, self._contract.encode_batch(examples), strict=True):
             if isinstance(encoded, RowError):
@@ -88,18 +90,19 @@ class Encoder:
         self._keep(kept, reading, direct, taken)
         return taken
 
-    def _examples(self, batch: RawBatch, manner: Manner, taken: Taken) -> Iterator[Example]:
+    def _examples(self, batch: RawBatch, reading: Reading, taken: Taken) -> Iterator[Example]:
         for place, row in batch.rows():
             taken.seen += 1
             try:
                 if isinstance(row, str):
                     raise BadRow(row)
-                made = row_examples(row, place, manner)
+                made = row_examples(row, place, reading.manner)
             except BadRow as error:
                 taken.bad.append((place, error))
                 continue
             taken.left_out += not made
-            yield from made
+            for one in made:
+                yield replace(one, slices={"source": reading.part, **one.slices}) if reading.part else one
 
     def _keep(
         self, kept: list[tuple[Example, Encoded]], reading: Reading, direct: bool, taken: Taken

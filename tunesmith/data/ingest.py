@@ -115,7 +115,8 @@ def _reading(data: Data, number: int, source: SourceFile) -> tuple[Reading, list
         )
     first = list(next(raw_batches(source)).rows())
     manner = replace(manner, format=format_of(first, manner))
-    return Reading(number, SPLITS.index(source.split), manner), list(_sound(first, manner))
+    reading = Reading(number, SPLITS.index(source.split), manner, part=source.part)
+    return reading, list(_sound(first, manner))
 
 
 def _sound(rows: Sequence[tuple[str, object]], manner: Manner) -> Iterator[Example]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +41,8 @@ class SourceFile:
     """How often an epoch reads each row."""
     revision: str | None = None
     """Commit of a hub data set."""
+    part: str = ""
+    """Which of several sources of its split this is, for a slice `source`; empty where there is one."""
 
 
 def resolve_sources(data: Data) -> list[SourceFile]:
@@ -55,10 +57,7 @@ def resolve_sources(data: Data) -> list[SourceFile]:
         for one in _of_split(split, (Source(path=sources),) if isinstance(sources, str) else sources)
     ]
     names = _distinct([(one.name, one.path) for one in found])
-    return [
-        SourceFile(one.split, name, one.path, one.weight, one.revision)
-        for one, name in zip(found, names, strict=True)
-    ]
+    return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
 
 
 def source_files(data: Data) -> dict[str, Path]:
@@ -74,6 +73,7 @@ def source_files(data: Data) -> dict[str, Path]:
 
 
 def _of_split(split: str, sources: Sequence[Source]) -> Iterable[SourceFile]:
+    parts = _parts(sources) if len(sources) > 1 else [""]
     for number, source in enumerate(sources):
         where = f"data.{split}" if len(sources) == 1 else f"data.{split}.{number}"
         if split != "train" and source.weight != 1:
@@ -83,13 +83,23 @@ def _of_split(split: str, sources: Sequence[Source]) -> Iterable[SourceFile]:
                 fix="leave weight out; it is for training rows",
             )
         if source.path == STARTER:
-            yield SourceFile(split, STARTER, None, source.weight)
+            yield SourceFile(split, STARTER, None, source.weight, part=parts[number])
         elif source.path is not None:
             path = Path(source.path)
             file_kind(path)  # a folder or an unknown kind is told before anything is read
-            yield SourceFile(split, path.name, path, source.weight)
+            yield SourceFile(split, path.name, path, source.weight, part=parts[number])
         else:
-            yield from _of_hub(split, source, where)
+            yield from (replace(one, part=parts[number]) for one in _of_hub(split, source, where))
+
+
+def _parts(sources: Sequence[Source]) -> list[str]:
+    """A short name of each source, by which reports slice: its file's stem, or its repository on the hub."""
+    paths = [source.hub or source.path or "" for source in sources]
+    stems = [path if source.hub else Path(path).stem for source, path in zip(sources, paths, strict=True)]
+    return [
+        stem if stems.count(stem) == 1 else str(Path(path).with_suffix(""))
+        for stem, path in zip(stems, paths, strict=True)
+    ]
 
 
 def _of_hub(split: str, source: Source, where: str) -> Iterable[SourceFile]:
