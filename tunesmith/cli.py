@@ -21,7 +21,7 @@ from tunesmith.verbs.evaluate import evaluate, evaluate_options
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
-NOT_YET = tuple("serve publish compare status logs cancel fetch sweep".split())
+NOT_YET = tuple("serve publish status logs cancel fetch sweep".split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,6 +175,9 @@ def _add_looks(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None
         one.add_argument("--out", type=Path, metavar="FILE")
         if name == "table":
             one.add_argument("--format", choices=("csv", "json"), help="as FILE ends, else csv")
+    one = add("compare", _compare, "two or more runs on the same rows: paired differences, and what they can tell")
+    one.add_argument("runs", metavar="RUN", nargs="+")
+    one.add_argument("--out", type=Path, metavar="FILE", help="also as a page: FILE.html, .md or .json")
     one = add("clean", _clean, "remove checkpoints that a run no longer needs; asks first")
     one.add_argument("run", metavar="RUN", nargs="?")
     one.add_argument("--cache", action="store_true", help="remove prepared rows that no run shares any more")
@@ -311,6 +314,12 @@ def _table(arguments: argparse.Namespace) -> Result:
     from tunesmith.verbs.table import table
 
     return table(arguments.runs, arguments.runs_dir, arguments.format, arguments.out)
+
+
+def _compare(arguments: argparse.Namespace) -> Result:
+    from tunesmith.verbs.compare import compare
+
+    return compare(arguments.runs, arguments.runs_dir, arguments.out)
 
 
 def _clean(arguments: argparse.Namespace) -> Result:
