@@ -36,8 +36,10 @@ def _prepare(recipe: Recipe, run: Run) -> None:
 
 
 def _train(recipe: Recipe, run: Run) -> None:
+    from tunesmith.evaluate.ready import require_evaluable
     from tunesmith.train.launch import train
 
+    require_evaluable(recipe, run)
     train(recipe, run)
 
 

@@ -180,19 +180,20 @@ def _require_room(
     if prompt == "zero-shot" or prompt.endswith(".txt"):
         fix = "shorten it, or lower evaluate.decoding.max_tokens"
     else:
-        fits = min(_shots_that_fit(turns, contract, room) for turns in over)
         how = prompt.rpartition("-")[2]
+        fits = min(_shots_that_fit(turns, how, contract, room) for turns in over)
         fix = f"write {fits}-{how}, which fits every row" if fits else "leave it out: not one shot fits"
     raise RecipeError(what, where="evaluate.prompts", fix=fix)
 
 
-def _shots_that_fit(turns: Turns, contract: Contract, room: int) -> int:
-    """How many of a prompt's shots can stay, the first ones dropped."""
-    ends = [i + 1 for i, turn in enumerate(turns) if turn.role == "assistant"]
+def _shots_that_fit(turns: Turns, how: str, contract: Contract, room: int) -> int:
+    """How many of a prompt's shots can stay: the first ones of those drawn, the last ones of the nearest."""
     begin = 1 if turns[0].role == "system" else 0
-    for dropped, end in enumerate(ends, start=1):
-        if len(contract.prompt_ids((*turns[:begin], *turns[end:]))) <= room:
-            return len(ends) - dropped
+    edges = [begin, *(i + 1 for i, turn in enumerate(turns) if turn.role == "assistant")]
+    for kept in range(len(edges) - 2, 0, -1):
+        stay = slice(edges[-1 - kept], edges[-1]) if how == "nearest" else slice(begin, edges[kept])
+        if len(contract.prompt_ids((*turns[:begin], *turns[stay], *turns[edges[-1] :]))) <= room:
+            return kept
     return 0
 
 
