@@ -66,7 +66,7 @@ NOTHING = Level(frozenset(), frozenset(), frozenset())
 
 def gold_level(gold: Gold) -> Level:
     """The gold at each level. Without annotated spans, those where its list stands in the text."""
-    if not gold.mentions:
+    if not gold.annotated:
         return said_level(gold, gold.said)
     asked = [one for one in gold.mentions if gold.asks(one.type)]
     return _of_mentions(asked)
@@ -151,7 +151,7 @@ def counts_of(gold: Gold, said: Said | None, seen: frozenset[str]) -> dict[str, 
             float(len(given.string)),
             float(len(given.string) - given.nowhere),
         )
-    made["spans_annotated"] = float(bool(gold.mentions))
+    made["spans_annotated"] = float(gold.annotated)
     for one in outcomes(gold, said):
         made[f"entity_{one.kind}"] += 1
     return made
@@ -216,8 +216,8 @@ def _by_novelty(gold: Gold, right: Level, given: Level, seen: frozenset[str]) ->
 
 def _gold_units(gold: Gold, as_list: bool) -> list[_Unit]:
     """Of all types: a right form of a type that isn't asked is an error of type."""
-    if not gold.mentions:
-        return _list_units(gold, gold.said) if gold.said.form == "list" else []
+    if not gold.annotated:
+        return _list_units(gold, gold.said)
     if not as_list or gold.said.form == "tags":
         return [_span_unit(one) for one in gold.mentions]
     made: dict[Form, _Unit] = {}

@@ -160,7 +160,8 @@ def read_gold(example: Example) -> Parsed:
     if said.value.form != "list":  # the answer itself holds spans or tags
         mentions = mentions or said.value.mentions
         relations = relations or said.value.relations
-    known = bool(mentions) and (kind == "entities" or "relations" in facts or bool(relations))
+    needed = ("mentions", "relations") if kind == "relations" else ("mentions",)
+    known = said.value.form != "list" or all(name in facts for name in needed)
     name = _fold(str(facts.get("relation") or ""))
     given = bool(facts.get("given"))
     return Parsed(Gold(kind, types, name, article, mentions, relations, said.value, known, given))

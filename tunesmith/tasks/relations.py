@@ -61,12 +61,16 @@ class _Lookup:
         key = form_key(form)
         return list(self._ids.get((key, kind), ())) if self.annotated else [key]
 
+    def known(self, form: str) -> bool:
+        """Whether it is an entity of the document, be it one without an id."""
+        return not self.annotated or (form_key(form), "") in self._ids
+
     def read(self, first: str, second: str) -> _Said:
         """A listed pair."""
         left, right = self.sides
         pairs = tuple(product(self.ids(first, left), self.ids(second, right)))
         turned = tuple(product(self.ids(second, left), self.ids(first, right)))
-        unmapped = tuple(form for form in (first, second) if not self.ids(form, ""))
+        unmapped = tuple(form for form in (first, second) if not self.known(form))
         named = frozenset([*self.ids(first, ""), *self.ids(second, "")])
         return _Said(f"{first} | {second}", pairs, turned, unmapped, named)
 
