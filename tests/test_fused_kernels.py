@@ -286,3 +286,34 @@ def _swiglu_of_ones(gate_up_TF: Tensor, d_TF: Tensor) -> None:
     back = d_TF.clone()
     PLAIN.swiglu_backward(gate_up_TF, d_TF)
     gate_up_TF[:, : gate.shape[1]] = back * up
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("heads, width", [((4, 2), 16), ((5, 5), 24), ((8, 1), 64)])
+@pytest.mark.parametrize("splits", [None, 1, 4])
+@pytest.mark.parametrize("window", [None, 70])
+def test_decode_attention(
+    kind: torch.dtype, heads: tuple[int, int], width: int, splits: int | None, window: int | None
+) -> None:
+    """Each slot against torch's attention over its own cached tokens; what lies behind them is no number."""
+    from tunesmith.kernels.decode_attention import decode_attention
+
+    positions = torch.tensor([0, 1, 63, 64, 150, 199], device=DEVICE)
+    q = draw(6, heads[0], width, kind=kind)
+    keys, values = draw(6, heads[1], 200, width, kind=kind), draw(6, heads[1], 200, width, kind=kind, seed=1)
+    for slot, place in enumerate(positions.tolist()):
+        keys[slot, :, place + 1 :] = values[slot, :, place + 1 :] = float("nan")
+
+    def told(shift: int) -> Tensor:
+        made = []
+        for slot, place in enumerate(positions.tolist()):
+            begin = max(0, place + 1 - (window or 1000))
+            k, v = (x[slot, :, begin : place + 1 + min(shift, 0)] for x in (keys, values))
+            k, v = (x.double().repeat_interleave(heads[0] // heads[1], 0) for x in (k, v))
+            weights = (q[slot, :, None].double() @ k.transpose(1, 2) * 0.3).softmax(-1)
+            made.append((weights @ v)[:, 0])
+        return torch.stack(made)
+
+    found = decode_attention(q, keys, values, positions, 0.3, window, splits)
+    assert distance(found, told(0)) < close(kind)
+    assert distance(found[2:], told(-1)[2:]) > 10 * close(kind)  # a token short

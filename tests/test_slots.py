@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.generation import TopPLogitsWarper
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate import sampling, slots
+from tunesmith.generate import decoder, room, sampling, slots
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.slots import SlotGenerator
@@ -146,7 +146,7 @@ def decoded_logits(model: PreTrainedModel, wrong: int = 0) -> float:
     worst = float((prefill - exact[of, places]).abs().max())
     position = torch.tensor(starts)
     for _ in range(16):
-        attention = Decode(cache, position + wrong, int(position.max()) + 1 + wrong)
+        attention = Decode(cache, position + wrong, (position + wrong).tolist())
         logits = call(ids[torch.arange(3), position], position + wrong, attention)
         worst = max(worst, float((logits - exact[torch.arange(3), position]).abs().max()))
         position = position + 1
@@ -160,12 +160,21 @@ def test_decode_logits_equal_a_full_forward(kind: str) -> None:
     assert decoded_logits(model, wrong=1) > 1e-3  # the same check sees a position that is one off
 
 
-def _off_by_one(cache: SlotCache, positions: Tensor, longest: int) -> Decode:
-    return Decode(cache, positions + 1, longest + 1)
+def _off_by_one(cache: SlotCache, positions: Tensor, lengths: Sequence[int]) -> Decode:
+    return Decode(cache, positions + 1, [length + 1 for length in lengths])
 
 
-def _too_short(cache: SlotCache, positions: Tensor, longest: int) -> Decode:
-    return Decode(cache, positions.clamp(max=longest - 2), longest - 1)
+def _too_short(cache: SlotCache, positions: Tensor, lengths: Sequence[int]) -> Decode:
+    return Decode(cache, positions, [length - 1 for length in lengths])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ForgetsTheBeginning(Prefill):
+    """A prompt whose shared beginning is left out and not looked at."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        self.cache.write(layer, self.slots_T, self.positions_T, k, v)
+        return self.packed.attend(layer, q, k, v, scale, window)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,7 +196,7 @@ class _KeepsEarlierKeys(Prefill):
 def test_mutants_of_the_cache_are_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("llama")
     expected = referee(model)
-    monkeypatch.setattr(slots, name, mutant)
+    monkeypatch.setattr(slots if name == "Prefill" else decoder, name, mutant)
     assert not agrees(answer_all(model), expected)
 
 
@@ -197,16 +206,62 @@ def test_mutants_of_the_slots_are_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:  # the answer moves to another slot, its keys don't
         patch.setattr(SlotCache, "move", lambda *_: None)
         assert not agrees(answer_all(model), expected)
-    original = slots._Session._choose
+    original = decoder.Decoder.choose
 
-    def keeps_position(self: Any, logits: Tensor, rows: slice) -> Tensor:
-        if self.begun[rows.start] + len(self.active[rows.start].prompt) == self.step:  # just admitted
-            self.position[rows] += self.count.max()
-        return original(self, logits, rows)
+    def keeps_position(self: Any, logits: Tensor, first: int, behind: int) -> None:
+        if int(self.count[first]) == 0:  # just admitted
+            self.position[first:behind] += self.count.max()
+        original(self, logits, first, behind)
 
     with monkeypatch.context() as patch:  # the slot's position is not set back for its next answer
-        patch.setattr(slots._Session, "_choose", keeps_position)
+        patch.setattr(decoder.Decoder, "choose", keeps_position)
         assert not agrees(answer_all(model), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_all_prompts_begin_with_is_computed_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(kind, torch.float64)
+    head = torch.randint(3, 96, (21,), generator=torch.Generator().manual_seed(8)).tolist()
+    begun = [head + prompt for prompt in prompts()] + [head]
+    seen: list[int] = []
+    original = decoder.Decoder.logits
+
+    def counting(self: Any, ids: Tensor, *others: Any) -> Tensor:
+        seen.append(len(ids))
+        return original(self, ids, *others)
+
+    monkeypatch.setattr(decoder.Decoder, "logits", counting)
+    shared = in_order(SlotGenerator(model, slots=4).generate(begun, GREEDY, STOPS))
+    assert seen[0] == 20  # the last prompt keeps one token of its own
+    with_head = sum(seen)
+    monkeypatch.setattr(slots, "SHARED", 1000)
+    alone = in_order(SlotGenerator(model, slots=4).generate(begun, GREEDY, STOPS))
+    assert sum(seen) - with_head == with_head + 20 * (len(begun) - 1)
+    assert draws(shared) == draws(alone)
+    assert max(abs(a.logprob - b.logprob) for a, b in zip(shared, alone, strict=True)) < 1e-10
+    monkeypatch.setattr(slots, "SHARED", 8)
+    monkeypatch.setattr(slots, "Prefill", _ForgetsTheBeginning)
+    assert draws(in_order(SlotGenerator(model, slots=4).generate(begun, GREEDY, STOPS))) != draws(alone)
+
+
+def test_slots_auto_is_what_fits() -> None:
+    model = model_of("llama", torch.float64)
+    automatic = in_order(SlotGenerator(model).generate(prompts(), GREEDY, STOPS))
+    assert draws(automatic) == draws(answer_all(model))
+    token = (
+        2
+        * 2
+        * 8
+        * model.config.num_hidden_layers
+        * model.config.num_key_value_heads
+        * model.config.head_dim
+        // 2
+    )
+    assert room.slots_that_fit(model, 1000, 64, 2048, None) == room.MOST_ON_CPU
+    assert room.slots_that_fit(model, 5, 64, 2048, None) == 5
+    longer = room._CPU_CACHE // (3 * token)
+    assert room.slots_that_fit(model, 1000, longer, 2048, None) == 3
+    assert room.slots_that_fit(model, 1000, 100 * longer, 2048, None) == 1
 
 
 SAMPLED = Decoding(max_tokens=12, temperature=1.5, top_p=0.9, seed=5, samples=2)

@@ -71,6 +71,6 @@ def test_slot_decode_equals_packed() -> None:
             cache.keys[0][slot, :, : end - start] = k[0, :, start:end]
             cache.values[0][slot, :, : end - start] = v[0, :, start:end]
         last = [edge - 1 for edge in edges[1:]]
-        decode = Decode(cache, torch.tensor(LENGTHS, device="cuda") - 1, max(LENGTHS))
+        decode = Decode(cache, torch.tensor(LENGTHS, device="cuda") - 1)
         result = decode.attend(0, q[:, :, last], k[:, :, last], v[:, :, last], 0.125, window)
         assert (result - expected).abs().max() < 1e-4

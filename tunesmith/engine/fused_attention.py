@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunesmith.engine.fused_stream import Stream
 from tunesmith.kernels.plain import by_heads
-from tunesmith.model.attention import Packed, _flash_takes
+from tunesmith.model.attention import Packed, flash_takes
 
 
 class Heads(NamedTuple):
@@ -78,7 +78,7 @@ def attend_backward(
 
 
 def _is_fast(q_THD: Tensor) -> bool:
-    return _flash_takes(q_THD)
+    return flash_takes(q_THD)
 
 
 def _is_dense(stream: Stream, window: int | None) -> bool:

@@ -3,19 +3,25 @@
     cache.keys[layer], cache.values[layer]   [slots, key heads, max_length, head dimension]
 
 `Prefill` is a packed stream of whole prompts that also fills their slots; `Decode` is one token for each of the first
-N slots. Both are contexts of `model.attention`.
+N slots. Both are contexts of `model.attention`. What all prompts begin with is computed once and copied into each slot.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tunesmith.errors import OutOfRoom
-from tunesmith.model.attention import Packed
+from tunesmith.kernels.chosen import kernels_for
+from tunesmith.model.attention import Packed, causal, flash, flash_takes
+
+_TOGETHER = 16  # slots that read the cache as far as the longest of them, without a kernel of their own
 
 
 class SlotCache:
@@ -31,6 +37,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.prefix: list[tuple[Tensor, Tensor]] = []  # of each layer, keys and values [1, K, P, D]
         shape = (slots, key_heads, max_length, head_dim)
         try:
             self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
@@ -47,6 +54,19 @@ class SlotCache:
         self.keys[layer][slots_T, :, positions_T] = k_BKTD[0].transpose(0, 1)
         self.values[layer][slots_T, :, positions_T] = v_BKTD[0].transpose(0, 1)
 
+    def keep_prefix(self, length: int) -> None:
+        """The first `length` tokens of slot 0 are those that all prompts begin with."""
+        self.prefix = [
+            (keys[:1, :, :length].clone(), values[:1, :, :length].clone())
+            for keys, values in zip(self.keys, self.values, strict=True)
+        ]
+
+    def begin_with_prefix(self, slots: slice) -> None:
+        """Fresh slots get those tokens."""
+        for (keys_1KPD, values_1KPD), keys, values in zip(self.prefix, self.keys, self.values, strict=True):
+            keys[slots, :, : keys_1KPD.shape[2]] = keys_1KPD
+            values[slots, :, : values_1KPD.shape[2]] = values_1KPD
+
     def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Copies the first `length` tokens of slots `sources` to slots `targets`."""
         for memory in (*self.keys, *self.values):
@@ -55,18 +75,46 @@ class SlotCache:
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """Whole prompts in one stream [1, T], into slots that were empty."""
+    """Whole prompts in one stream [1, T], into slots that hold nothing, or the prefix that all prompts begin with."""
 
     cache: SlotCache
     packed: Packed
     slots_T: Tensor  # int64: the slot of every token
     positions_T: Tensor  # int64
+    before: int = 0  # tokens of the prefix, which the stream leaves out
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
     ) -> Tensor:
         self.cache.write(layer, self.slots_T, self.positions_T, k_BKTD, v_BKTD)
-        return self.packed.attend(layer, q_BHTD, k_BKTD, v_BKTD, scale, window)
+        if not self.before:
+            return self.packed.attend(layer, q_BHTD, k_BKTD, v_BKTD, scale, window)
+        sides = [
+            torch.cat([prefix, own], dim=2)[:, :, self._key_places]
+            for prefix, own in zip(self.cache.prefix[layer], (k_BKTD, v_BKTD), strict=True)
+        ]
+        if flash_takes(q_BHTD):
+            of_keys = (self._key_edges, self.packed.max_length + self.before)
+            return flash(
+                q_BHTD, *sides, self.packed.cu_seqlens, self.packed.max_length, scale, window, of_keys
+            )
+        lengths = self.packed.lengths
+        keys, values = (x.split_with_sizes([self.before + n for n in lengths], dim=2) for x in sides)
+        documents = zip(q_BHTD.split_with_sizes(lengths, dim=2), keys, values, strict=True)
+        return torch.cat([causal(q, k, v, scale, window) for q, k, v in documents], dim=2).transpose(1, 2)
+
+    @cached_property
+    def _key_edges(self) -> Tensor:
+        edges = self.packed.cu_seqlens
+        return edges + self.before * torch.arange(len(edges), device=edges.device, dtype=edges.dtype)
+
+    @cached_property
+    def _key_places(self) -> Tensor:
+        """Where each document's keys stand in [prefix, stream]: the prefix again for every document."""
+        places, lengths = [], self.packed.lengths
+        for begin, length in zip(accumulate([self.before, *lengths]), lengths, strict=False):
+            places += [*range(self.before), *range(begin, begin + length)]
+        return torch.tensor(places, device=self.slots_T.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +123,9 @@ class Decode:
 
     cache: SlotCache
     positions_N: Tensor  # int64: where each slot's token stands, which is the number of tokens before it
-    longest: int  # the largest of them + 1: attention reads no further
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    lengths: Sequence[int] = ()
+    """The same on the host, for the path without a kernel: how far it reads."""
+    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
@@ -84,24 +133,37 @@ class Decode:
         count, key_heads, head_dim = q_BHTD.shape[2], k_BKTD.shape[1], q_BHTD.shape[3]
         slots = torch.arange(count, device=q_BHTD.device)
         self.cache.write(layer, slots, self.positions_N, k_BKTD, v_BKTD)
-        keys_NKLD = self.cache.keys[layer][:count, :, : self.longest]
-        values_NKLD = self.cache.values[layer][:count, :, : self.longest]
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        kernel = kernels_for(q_BHTD.device).decode_attention
+        if kernel is not None:
+            output_NHD = kernel(q_BHTD[0].transpose(0, 1), keys, values, self.positions_N, scale, window)
+            return output_NHD[None]
         # the query heads that share a key head stand where sdpa expects query positions: nothing is expanded
         q_NKGD = q_BHTD[0].transpose(0, 1).reshape(count, key_heads, -1, head_dim)
-        output_NKGD = scaled_dot_product_attention(
-            q_NKGD, keys_NKLD, values_NKLD, attn_mask=self._mask(window, q_BHTD.dtype), scale=scale
-        )
-        return output_NKGD.reshape(1, count, -1, head_dim)
-
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[N, 1, 1, longest]: 0 at the cached positions that a token sees, -inf elsewhere; made once for all layers."""
-        if window not in self._masks:
-            distance_NL = self.positions_N[:, None] - torch.arange(
-                self.longest, device=self.positions_N.device
+        parts = [
+            scaled_dot_product_attention(
+                q_NKGD[begin:end], keys[begin:end, :, :longest], values[begin:end, :, :longest],
+                attn_mask=self._mask(begin, end, longest, window, q_BHTD.dtype), scale=scale,
             )
+            for begin, end, longest in self._groups(count)
+        ]  # fmt: skip
+        return torch.cat(parts).reshape(1, count, -1, head_dim)
+
+    def _groups(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """Neighbouring slots, and how far the longest of them reads."""
+        step = _TOGETHER if self.positions_N.device.type == "cpu" else count
+        for begin in range(0, count, step):
+            end = min(begin + step, count)
+            yield begin, end, max(self.lengths[begin:end]) + 1
+
+    def _mask(self, begin: int, end: int, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[N, 1, 1, longest]: 0 at the cached positions that a token sees, -inf elsewhere; made once for all layers."""
+        if (begin, window) not in self._masks:
+            positions_N = self.positions_N[begin:end]
+            distance_NL = positions_N[:, None] - torch.arange(longest, device=positions_N.device)
             hidden_NL = distance_NL < 0
             if window is not None:
                 hidden_NL |= distance_NL >= window
             mask_NL = torch.zeros(hidden_NL.shape, dtype=dtype, device=hidden_NL.device)
-            self._masks[window] = mask_NL.masked_fill_(hidden_NL, float("-inf"))[:, None, None]
-        return self._masks[window]
+            self._masks[begin, window] = mask_NL.masked_fill_(hidden_NL, float("-inf"))[:, None, None]
+        return self._masks[begin, window]

@@ -1,8 +1,8 @@
 """The generator: answers side by side in the slots of a static cache, new prompts admitted as slots fall free.
 
 The answers in progress always fill slots 0 to N-1: when one ends, the last moves into its place, so that a step
-works on exactly N rows and reads the cache as far as the longest of them. A step synchronises with the device once, to
-learn which answers ended.
+works on exactly N rows. A step synchronises with the device once, to learn which answers ended. What all prompts begin
+with (an instruction, examples) goes through the model once.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate.cache import Decode, Prefill, SlotCache
+from tunesmith.generate.cache import Prefill
+from tunesmith.generate.decoder import Decoder
 from tunesmith.generate.identity import model_key
 from tunesmith.generate.protocol import Decoding, Generated, Guide
-from tunesmith.generate.sampling import choose, stream_key
-from tunesmith.model.attention import ATTENTION, Attention, Packed, head_shape
+from tunesmith.generate.room import slots_that_fit
+from tunesmith.generate.sampling import stream_key
+from tunesmith.model.attention import ATTENTION, Packed
 
 ADMIT_SHARE = 8  # prompts are admitted once this part of the slots is free
 PREFILL_TOKENS = 8192  # most prompt tokens in one forward pass; a longer prompt goes alone
+PREFILL_TOKENS_ON_CPU = 2048  # what lies between the layers then stays near the core
+SHARED = 8  # tokens at the head of all prompts from which on they are computed once
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SlotGenerator:
     """Generates with a model that was built on our attention; dropout is off meanwhile. See `generate.protocol`.
 
     `max_length` bounds a prompt and its answer together; without it the model's positions do. Memory is taken for
-    `slots` times the longest prompt plus `max_tokens` of the call.
+    `slots` times the longest prompt plus `max_tokens` of the call; auto: as many as the card (or `memory`, GiB) takes.
     """
 
     def __init__(
@@ -90,51 +93,43 @@ class SlotGenerator:
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
+        length = len(jobs[0].prompt) + decoding.max_tokens
+        slots = (
+            slots_that_fit(self.model, len(jobs), length, PREFILL_TOKENS, self.memory)
+            if self.slots == "auto"
+            else min(self.slots, len(jobs))
+        )
         try:
-            yield from _Session(self.model, min(self.slots, len(jobs)), jobs, decoding, stop_ids, guide).run()
+            decoder = Decoder(self.model, slots, length, decoding, stop_ids, guide)
+            yield from _Session(decoder, jobs).run()
         finally:
             for module in training:
                 module.training = True
 
 
 class _Session:
-    """One call of `generate`: the cache, and the state of each slot in tensors of length `slots`."""
+    """One call of `generate`: who works in which slot."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        slots: int,
-        waiting: list[_Job],
-        decoding: Decoding,
-        stop_ids: frozenset[int],
-        guide: Guide | None,
-    ) -> None:
-        self.model, self.slots, self.waiting, self.decoding = model, slots, deque(waiting), decoding
-        self.stop_ids, self.guide = stop_ids, guide
-        device = self.device = model.device
-        key_heads, head_dim = head_shape(model.config)
-        length = len(waiting[0].prompt) + decoding.max_tokens
-        layers = int(model.config.num_hidden_layers)
-        self.cache = SlotCache(layers, slots, key_heads, length, head_dim, model.dtype, device)
-        self.stops = torch.tensor(sorted(stop_ids), device=device, dtype=torch.int64)
+    def __init__(self, decoder: Decoder, waiting: list[_Job]) -> None:
+        self.decoder, self.slots, self.waiting = decoder, decoder.slots, deque(waiting)
         self.active: list[_Job] = []  # slot n works on active[n]
         self.begun: list[int] = []  # the step at which it was admitted, less its prompt's length
-        self.states: list[Any] = []  # where slot n's answer is in the guide's grammar
         self.step = 0
-        self.range = torch.arange(slots, device=device)
-        self.last = torch.zeros(slots, dtype=torch.int64, device=device)  # token to be fed next
-        self.position = torch.zeros_like(self.last)  # where that token will stand
-        self.count = torch.zeros_like(self.last)  # tokens chosen so far
-        self.key = torch.zeros_like(self.last)  # names the answer's random numbers
-        self.written = torch.zeros(slots, decoding.max_tokens, dtype=torch.int64, device=device)
-        self.logprobs = torch.zeros(slots, decoding.max_tokens, dtype=torch.float64, device=device)
+        self.before = _shared([job.prompt for job in waiting])
+        self.tokens = PREFILL_TOKENS if decoder.device.type == "cuda" else PREFILL_TOKENS_ON_CPU
 
     def run(self) -> Iterator[Generated]:
+        if self.before:
+            self._prefill_shared(self.waiting[0].prompt[: self.before])
         while self.active or self.waiting:
             while self.waiting and self._worth_admitting():
-                yield from self._collect(self._admit())
+                self._admit()
+                yield from self._collect()
             if self.active:
-                yield from self._collect(self._advance())
+                lengths = [self.step - begun for begun in self.begun]
+                self.step += 1
+                self.decoder.step(len(self.active), lengths)
+                yield from self._collect()
 
     def _worth_admitting(self) -> bool:
         """A forward pass for one prompt alone is dear on a card: a few slots are let fall free first."""
@@ -142,90 +137,68 @@ class _Session:
         return free >= min(max(1, self.slots // ADMIT_SHARE), len(self.waiting))
 
     @torch.no_grad()
-    def _admit(self) -> Tensor:
-        """Prefills waiting prompts into all free slots, within the token budget; which of all slots are done."""
+    def _prefill_shared(self, prompt: Sequence[int]) -> None:
+        """What all prompts begin with goes through the model once, in slot 0."""
+        decoder, count = self.decoder, len(prompt)
+        positions_T = torch.arange(count, device=decoder.device)
+        edges = torch.tensor([0, count], device=decoder.device, dtype=torch.int32)
+        attention = Prefill(decoder.cache, Packed(edges, count), torch.zeros_like(positions_T), positions_T)
+        ids_T = torch.tensor(list(prompt), device=decoder.device)
+        decoder.logits(ids_T, positions_T, attention, positions_T[-1:])
+        decoder.cache.keep_prefix(count)
+
+    @torch.no_grad()
+    def _admit(self) -> None:
+        """Prefills waiting prompts into free slots, within the token budget, and chooses their first tokens."""
+        decoder, device, before = self.decoder, self.decoder.device, self.before
         first, tokens = len(self.active), 0
         jobs: list[_Job] = []
         while self.waiting and first + len(jobs) < self.slots:
-            tokens += len(self.waiting[0].prompt)
-            if jobs and tokens > PREFILL_TOKENS:
+            tokens += len(self.waiting[0].prompt) - before
+            if jobs and tokens > self.tokens:
                 break
             jobs.append(self.waiting.popleft())
-        lengths = [len(job.prompt) for job in jobs]
+        lengths = [len(job.prompt) - before for job in jobs]
         fresh = slice(first, first + len(jobs))
-        ids_T = torch.tensor([token for job in jobs for token in job.prompt], device=self.device)
-        lengths_N = torch.tensor(lengths, device=self.device)
+        ids_T = torch.tensor([token for job in jobs for token in job.prompt[before:]], device=device)
+        lengths_N = torch.tensor(lengths, device=device)
         ends_N = lengths_N.cumsum(0)
-        positions_T = torch.cat([torch.arange(n, device=self.device) for n in lengths])
-        slots_T = self.range[fresh].repeat_interleave(lengths_N, output_size=len(ids_T))
+        positions_T = torch.cat([torch.arange(before, before + n, device=device) for n in lengths])
+        slots_T = decoder.range[fresh].repeat_interleave(lengths_N, output_size=len(ids_T))
         edges = torch.cat([ends_N.new_zeros(1), ends_N]).int()
-        attention = Prefill(self.cache, Packed(edges, max(lengths)), slots_T, positions_T)
-        logits_NV = self._logits(ids_T, positions_T, attention, ends_N - 1)
-        seed = self.decoding.seed
-        keys = [stream_key(seed, job.index, job.sample) for job in jobs]
-        self.key[fresh] = torch.tensor(keys, device=self.device)
-        self.position[fresh] = lengths_N - 1
-        self.count[fresh] = 0
-        if self.guide is not None:
-            self.states += [self.guide.begin() for _ in jobs]
+        if before:
+            decoder.cache.begin_with_prefix(fresh)
+        attention = Prefill(decoder.cache, Packed(edges, max(lengths)), slots_T, positions_T, before)
+        logits_NV = decoder.logits(ids_T, positions_T, attention, ends_N - 1)
+        keys = [stream_key(decoder.decoding.seed, job.index, job.sample) for job in jobs]
+        decoder.key[fresh] = torch.tensor(keys, device=device)
+        decoder.position[fresh] = lengths_N + before - 1
+        decoder.count[fresh] = 0
+        if decoder.guide is not None:
+            decoder.states += [decoder.guide.begin() for _ in jobs]
         self.active += jobs
-        self.begun += [self.step - n for n in lengths]
-        return self._choose(logits_NV, fresh)
+        self.begun += [self.step - len(job.prompt) for job in jobs]
+        decoder.choose(logits_NV, fresh.start, fresh.stop)
 
-    @torch.no_grad()
-    def _advance(self) -> Tensor:
-        """One token more for every answer in progress; which slots are done."""
-        active = slice(0, len(self.active))
-        longest = self.step - min(self.begun) + 1
-        self.step += 1
-        attention = Decode(self.cache, self.position[active], longest)
-        logits_NV = self._logits(self.last[active], self.position[active], attention, None)
-        return self._choose(logits_NV, active)
-
-    def _logits(
-        self, ids_T: Tensor, positions_T: Tensor, attention: Attention, wanted: Tensor | None
-    ) -> Tensor:
-        """[N, V] at the wanted places of the stream (all: None); nothing else goes through the output layer."""
-        logits: Tensor = self.model(
-            input_ids=ids_T[None],
-            position_ids=positions_T[None],
-            use_cache=False,
-            attention=attention,
-            logits_to_keep=0 if wanted is None else wanted,
-        ).logits
-        return logits[0]
-
-    def _choose(self, logits_NV: Tensor, rows: slice) -> Tensor:
-        """Writes the next token of these slots; bool [slots in use], True where the answer has ended."""
-        decoding, place = self.decoding, self.count[rows]
-        held = None if self.guide is None else self.guide.hold(self.states[rows], logits_NV)
-        chosen, logprob = choose(logits_NV, decoding.temperature, decoding.top_p, self.key[rows], place, held)
-        if self.guide is not None:
-            self.guide.accept(self.states[rows], chosen.tolist())
-        self.written[self.range[rows], place] = chosen
-        self.logprobs[self.range[rows], place] = logprob.double()
-        self.last[rows] = chosen
-        self.count[rows] += 1
-        self.position[rows] += 1
-        used = slice(0, len(self.active))
-        return torch.isin(self.last[used], self.stops) | (self.count[used] >= decoding.max_tokens)
-
-    def _collect(self, done: Tensor) -> Iterator[Generated]:
+    def _collect(self) -> Iterator[Generated]:
         """Gives the answers that have ended and moves the last ones into their slots."""
-        flags = done.tolist()
+        decoder = self.decoder
+        flags = decoder.done[: len(self.active)].tolist()
         ended = [slot for slot, flag in enumerate(flags) if flag]
         if not ended:
             return
-        counts, written = self.count[ended].tolist(), self.written[ended].tolist()
+        counts, written = decoder.count[ended].tolist(), decoder.written[ended].tolist()
         results = []
-        for slot, count, ids, each in zip(ended, counts, written, self.logprobs[ended].tolist(), strict=True):
+        for slot, count, ids, each in zip(
+            ended, counts, written, decoder.logprobs[ended].tolist(), strict=True
+        ):
             job, logprob = self.active[slot], math.fsum(each[:count])
             if math.isnan(logprob):
                 raise NotFinite(
                     f"the model's output for prompt {job.index} is not finite",
                     fix="answer in model.dtype: bfloat16 or float32; float16 overflows on some models",
                 )
-            stopped = ids[count - 1] in self.stop_ids
+            stopped = ids[count - 1] in decoder.stop_ids
             results.append(
                 Generated(job.index, job.sample, ids[: count - stopped], stopped, logprob, each[:count])
             )
@@ -238,12 +211,18 @@ class _Session:
         targets = [slot for slot in range(left) if flags[slot]]
         sources = [slot for slot in range(left, len(flags)) if not flags[slot]]
         if sources:
-            to, of = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
-            self.cache.move(of, to, self.step - min(self.begun[slot] for slot in sources))
-            for state in (self.last, self.position, self.count, self.key, self.logprobs, self.written):
-                state[to] = state[of]
+            self.decoder.move(sources, targets, self.step - min(self.begun[slot] for slot in sources))
             for target, source in zip(targets, sources, strict=True):
-                for listed in (self.active, self.begun, self.states):
-                    if listed:
-                        listed[target] = listed[source]
-        del self.active[left:], self.begun[left:], self.states[left:]
+                self.active[target], self.begun[target] = self.active[source], self.begun[source]
+        del self.active[left:], self.begun[left:], self.decoder.states[left:]
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with; 0 where they are too few to be worth it. Each keeps one of its own."""
+    if len(prompts) < 2:
+        return 0
+    least, most = min(prompts, key=list), max(prompts, key=list)
+    shortest = min(map(len, prompts)) - 1
+    same = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), shortest)
+    shared = min(same, shortest)
+    return shared if shared >= SHARED else 0

@@ -39,3 +39,4 @@ class Kernels:
     lora_outer: Callable[..., Tensor]
     quantise_rows: Callable[..., tuple[Tensor, Tensor]]
     nf4_image: Callable[..., None] | None = None
+    decode_attention: Callable[..., Tensor] | None = None

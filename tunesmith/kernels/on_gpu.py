@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.kernels.cross_entropy import cross_entropy
+from tunesmith.kernels.decode_attention import decode_attention
 from tunesmith.kernels.fp8 import quantise_rows
 from tunesmith.kernels.kernel_set import Kernels
 from tunesmith.kernels.lora import lora_down, lora_outer, lora_up
@@ -24,4 +25,5 @@ TRITON = Kernels(
     lora_outer=lora_outer,
     quantise_rows=quantise_rows,
     nf4_image=nf4_image,
+    decode_attention=decode_attention,
 )

@@ -68,15 +68,15 @@ class Packed:
     ) -> Tensor:
         if q_BHTD.shape[0] != 1:
             raise ValueError(f"a packed stream is one row, not {q_BHTD.shape[0]}; see Padded for rectangles")
-        if _flash_takes(q_BHTD):
-            return _flash(q_BHTD, k_BKTD, v_BKTD, self.cu_seqlens, self.max_length, scale, window)
+        if flash_takes(q_BHTD):
+            return flash(q_BHTD, k_BKTD, v_BKTD, self.cu_seqlens, self.max_length, scale, window)
         if sum(self.lengths) != q_BHTD.shape[2]:
             raise ValueError(f"the documents have {sum(self.lengths)} tokens, the stream {q_BHTD.shape[2]}")
         documents = zip(
             *(x.split_with_sizes(self.lengths, dim=2) for x in (q_BHTD, k_BKTD, v_BKTD)),
             strict=True,
         )
-        return torch.cat([_causal(q, k, v, scale, window) for q, k, v in documents], dim=2).transpose(1, 2)
+        return torch.cat([causal(q, k, v, scale, window) for q, k, v in documents], dim=2).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class Padded:
     ) -> Tensor:
         if q_BHTD.shape[0] != len(self.lengths):
             raise ValueError(f"{len(self.lengths)} lengths for {q_BHTD.shape[0]} rows")
-        return _causal(q_BHTD, k_BKTD, v_BKTD, scale, window).transpose(1, 2)
+        return causal(q_BHTD, k_BKTD, v_BKTD, scale, window).transpose(1, 2)
 
 
 def register() -> str:
@@ -155,20 +155,22 @@ def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
     return int(getattr(config, "num_key_value_heads", None) or heads), int(head_dim)
 
 
-def _causal(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None) -> Tensor:
-    """Causal attention within each row, [B, H, T, D]; exact in fp32 and fp64."""
+def causal(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None) -> Tensor:
+    """Causal attention within each row, [B, H, T, D]; exact in fp32 and fp64. Keys may begin before the queries."""
     if q_BHTD.is_cuda:  # torch's fused CUDA kernels for these types take no grouped heads
         groups = q_BHTD.shape[1] // k_BKTD.shape[1]
         k_BKTD, v_BKTD = (x.repeat_interleave(groups, dim=1) for x in (k_BKTD, v_BKTD))
-    length = q_BHTD.shape[2]
+    length, before = q_BHTD.shape[2], k_BKTD.shape[2] - q_BHTD.shape[2]
     grouped = q_BHTD.shape[1] != k_BKTD.shape[1]
-    if window is None or length <= window:
+    if not before and (window is None or length <= window):
         return scaled_dot_product_attention(
             q_BHTD, k_BKTD, v_BKTD, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    position = torch.arange(length, device=q_BHTD.device)
-    distance_TT = position[:, None] - position
-    seen_TT = (distance_TT >= 0) & (distance_TT < window)
+    position = torch.arange(before + length, device=q_BHTD.device)
+    distance_TT = position[before:, None] - position
+    seen_TT = distance_TT >= 0
+    if window is not None:
+        seen_TT &= distance_TT < window
     return scaled_dot_product_attention(
         q_BHTD, k_BKTD, v_BKTD, attn_mask=seen_TT, scale=scale, enable_gqa=grouped
     )
@@ -179,7 +181,7 @@ def _has_flash(device_index: int) -> bool:
     return torch.cuda.get_device_capability(device_index) >= (8, 0)
 
 
-def _flash_takes(x_BHTD: Tensor) -> bool:
+def flash_takes(x_BHTD: Tensor) -> bool:
     head_dim = x_BHTD.shape[-1]
     return (
         x_BHTD.is_cuda
@@ -190,7 +192,7 @@ def _flash_takes(x_BHTD: Tensor) -> bool:
     )
 
 
-def _flash(
+def flash(
     q_BHTD: Tensor,
     k_BKTD: Tensor,
     v_BKTD: Tensor,
@@ -198,18 +200,24 @@ def _flash(
     max_length: int,
     scale: float,
     window: int | None,
+    of_keys: tuple[Tensor, int] | None = None,
 ) -> Tensor:
-    """torch's own flash varlen kernel: grouped heads, windows, autograd (derivative registered with the op)."""
+    """torch's own flash varlen kernel: grouped heads, windows, autograd (derivative registered with the op).
+
+    `of_keys`: cu_seqlens and max_length of the keys, where a document's keys begin before its queries; a query then
+    stands as far from the end as its key does.
+    """
     q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (q_BHTD, k_BKTD, v_BKTD))
     left, right = (-1, -1) if window is None else (window - 1, 0)
+    key_edges, longest_key = of_keys or (cu_seqlens, max_length)
     output = torch.ops.aten._flash_attention_forward(
         q_THD,
         k_TKD,
         v_TKD,
         cu_seqlens,
-        cu_seqlens,
+        key_edges,
         max_length,
-        max_length,
+        longest_key,
         0.0,  # dropout
         window is None,  # causal; a window ends at the query itself, as torch.nn.attention.varlen passes it
         False,  # debug mask
