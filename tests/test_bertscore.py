@@ -115,8 +115,9 @@ def test_what_the_model_cannot_read_is_told(tmp_path: Path) -> None:
     scorer = Scorer.load(str(bert(tmp_path / "bert", positions=8)))
     ((long,), (short,)) = scorer.score(["flu " * 30, "flu"], [["fever"], ["fever"]])
     assert (long[3], short[3]) == (1.0, 0.0)
-    rows = [{"made_with": scorer.made_with}]
-    assert "50.0% of the rows are longer" in bertscore_meaning(rows, 0.5)["bertscore_f1"]
+    rows = [{"made_with": scorer.made_with, "cut": {"tuned": one[3]}} for one in (long, short)]
+    told = bertscore_meaning(rows)["bertscore_f1"]
+    assert "50.0% of the answers or their golds are longer" in told and scorer.made_with in told
 
 
 def run_of(folder: Path, **systems: list[str]) -> Any:

@@ -33,7 +33,8 @@ class Evaluate(Section):
     base held in nf4 or int8 where export.quantized names these and model.quantize doesn't."""
 
     task: str = "auto"
-    """extraction, text, or package.module:function; auto: extraction where every answer is a JSON object."""
+    """extraction, qa, language, text or another family of tunesmith/tasks, or package.module:function; auto:
+    extraction where most answers are JSON objects, else text."""
     rows: Literal["all"] | Positive = "all"
     """How many rows are scored."""
     batch: Literal["auto"] | Positive = "auto"
@@ -52,7 +53,7 @@ class Evaluate(Section):
     """Also score answers of tuned and base that are held to data.schema, or to the one inferred from the training
     answers, while they are written."""
     bertscore_model: str | None = None
-    """Folder of a model for BERTScore."""
+    """Folder of an encoder for BERTScore, such as roberta-large; nothing is downloaded. Left out: no BERTScore."""
 
     @field_validator("prompts")
     @classmethod

@@ -26,7 +26,6 @@ NOT_YET: dict[str, tuple[object, ...]] = {
     "model.trust_remote_code": (False,),
     "tune.bias": ("none",),
     "train.parallel": ("none", "ddp"),
-    "evaluate.bertscore_model": (None,),
     "export.gguf": ([],),
     "export.imatrix": (False,),
     "export.ollama": (None,),

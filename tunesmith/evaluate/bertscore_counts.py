@@ -28,10 +28,7 @@ def bertscore_counts(
     if not chosen or not all(system in row.get("f1", {}) for row in chosen):
         return {}
     made = {f"bertscore_{part}": np.array([row[part][system] for row in chosen], float) for part in PARTS}
-    return made | {
-        "bertscore_rows": np.ones(len(chosen)),
-        "bertscore_cut": np.array([row["cut"][system] for row in chosen], float),
-    }
+    return made | {"bertscore_rows": np.ones(len(chosen))}
 
 
 def bertscore_metrics(counts: Mapping[str, Any]) -> dict[str, Metric]:
@@ -41,13 +38,15 @@ def bertscore_metrics(counts: Mapping[str, Any]) -> dict[str, Metric]:
     return {f"bertscore_{part}": _mean(part) for part in PARTS}
 
 
-def bertscore_meaning(rows: Sequence[Mapping[str, Any]], cut: float) -> dict[str, str]:
-    """What the metrics mean, and with what they were made. `cut`: share of rows of which the model saw a part alone."""
+def bertscore_meaning(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the metrics mean, with what they were made, and how many texts the model saw a part of alone."""
     if not rows:
         return {}
+    cuts = [value for row in rows for value in row["cut"].values()]
+    cut = sum(cuts) / max(len(cuts), 1)
     told = f"mean over rows, not rescaled: even unlike texts come near 0.8 with many models; {rows[0]['made_with']}"
     if cut:
-        told += f"; {cut:.1%} of the rows are longer than the model reads and count by their beginning"
+        told += f"; {cut:.1%} of the answers or their golds are longer than the model reads: their beginning counts"
     return {f"bertscore_{part}": f"{said}; {told}" for part, said in _MEANING.items()}
 
 

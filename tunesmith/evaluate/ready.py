@@ -41,6 +41,10 @@ class Ready:
             from tunesmith.generate.guide import require_schema
 
             require_schema(task)
+        if recipe.evaluate.bertscore_model:
+            from tunesmith.evaluate.bertscore import model_folder
+
+            model_folder(recipe.evaluate.bertscore_model)
         contract = Contract.load(run.contract_folder)
         rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
         train = [example for example in rows if example.answer is not None]
@@ -58,6 +62,6 @@ def require_evaluable(recipe: Recipe, run: Run) -> None:
     """Raises what evaluate would refuse of a run that is only prepared, where the recipe asks for more than the usual;
     nothing where there are no rows to score."""
     given = recipe.evaluate
-    asks_for_more = given.constrained or given.prompts or given.metrics
+    asks_for_more = given.constrained or given.prompts or given.metrics or given.bertscore_model
     if asks_for_more and any(Rows.exists(run.data, split) for split in ("test", "validation")):
         Ready.of(recipe, run)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tunesmith import console
 from tunesmith.errors import RowCheckFailed
+from tunesmith.evaluate.bertscore_counts import bertscore_counts, bertscore_metrics
 from tunesmith.example import Example
 from tunesmith.statistics import Drawn, Interval
 from tunesmith.tasks import Task
@@ -148,6 +149,15 @@ def with_likelihood(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Syst
     return replace(systems, scored=scored)
 
 
+def with_bertscore(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Systems:
+    """Adds the counts of report/bertscore.jsonl to every system that was measured on all rows."""
+    scored = {
+        name: replace(one, counts={**one.counts, **bertscore_counts(rows, one.ids, name)})
+        for name, one in systems.scored.items()
+    }
+    return replace(systems, scored=scored)
+
+
 def _judged(task: Task, scored: Scored) -> Scored:
     """With the counts that a task makes of likelihoods, and its own verdict on each row."""
     made = getattr(task, "of_likelihood", lambda counts: {})(scored.counts)
@@ -158,9 +168,10 @@ def _judged(task: Task, scored: Scored) -> Scored:
 
 
 def metrics_of(task: Task, scored: Scored) -> dict[str, Metric]:
-    """The task's metrics, and those of the likelihood where it was measured."""
+    """The task's metrics, and those of the likelihood and of BERTScore where they were measured."""
     own = getattr(task, "likelihood_metrics", lambda counts: {})(scored.counts)
-    return {**own, **task.metrics(), **(LIKELIHOOD if "nll" in scored.counts else {})}
+    measured = {**(LIKELIHOOD if "nll" in scored.counts else {}), **bertscore_metrics(scored.counts)}
+    return {**own, **task.metrics(), **measured}
 
 
 def headline_of(systems: Systems) -> str:
