@@ -146,7 +146,9 @@ def _marked(row: ShownRow) -> str:
     for begin, end in _standing(shown, given):
         kinds[begin:end] = ["given"] * (end - begin)
     spans = [(begin, end) for begin, end, _ in row.spans if end <= len(shown)]
-    names = {end: kind for begin, end, kind in row.spans if end <= len(shown)}
+    names = {end: kind for _, end, kind in row.spans if end <= len(shown)}
+    if len(set(names.values())) < 2:
+        names = {}  # one type needs no name
     golds = spans or list(_standing(shown, _words(detail.gold for detail in row.details[main])))
     for begin, end in golds:
         whole = all(kind in ("given", "both") for kind in kinds[begin:end])

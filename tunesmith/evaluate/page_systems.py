@@ -33,6 +33,7 @@ _PICTURED = (
     "exact_match", "answered", "mention_f1", "string_f1", "concept_f1", "relation_f1", "parse_rate",
 )  # fmt: skip
 _IN_FIGURE = 4  # systems of the figure of many metrics
+_IN_SIGHT = 10  # metrics of the table that is not folded
 
 
 def systems_section(content: Mapping[str, Any]) -> str:
@@ -60,11 +61,11 @@ def systems_section(content: Mapping[str, Any]) -> str:
         rows.append(cells)
     head = (
         ["system", "what it is", metric]
-        + (["− base", "tuned − it"] if differences else [])
+        + (["this − base", "tuned − this"] if differences else [])
         + ["answers read"]
     )
     return (
-        f"<figure>{picture}</figure>{table(head, rows, kind='sortable two-text', name='Systems')}"
+        f"<figure class=fit>{picture}</figure>{table(head, rows, kind='sortable two-text', name='Systems')}"
         f"{_published(content)}{_note(content)}"
     )
 
@@ -122,7 +123,13 @@ def scores_section(content: Mapping[str, Any]) -> str:
         }
         picture = figures.svg(figures.intervals(kept, pictured), "scores with 95 % intervals")
         parts.append(f"<figure>{picture}</figure>")
-    parts.append(_metrics(content, metrics, systems, "All metrics"))
+    first = [metric for metric in metrics if metric in pictured or metric == content["headline"]["metric"]]
+    first += [metric for metric in metrics if metric not in first][: max(0, _IN_SIGHT - len(first))]
+    parts.append(_metrics(content, [metric for metric in metrics if metric in first], systems, "Metrics"))
+    rest = [metric for metric in metrics if metric not in first]
+    if rest:
+        said = f"{len(rest)} more metrics: {', '.join(rest)}"
+        parts.append(folded(said, _metrics(content, rest, systems, "More metrics")))
     single = [name for name in dict.fromkeys(m for one in scores.values() for m in one) if ":" in name]
     if single:
         inside = _metrics(content, single, systems, "Metrics of single fields and classes")

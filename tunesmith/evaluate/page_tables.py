@@ -64,9 +64,14 @@ def _verdicts(fields: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def _counts(one: Mapping[str, Any]) -> str:
     body = []
     for row in one["rows"]:
-        cells = [escape(cell if isinstance(cell, str) else number(cell)) for cell in row]
+        cells = [escape(cell if isinstance(cell, str) else _figure(cell)) for cell in row]
         body.append(body_row(cells, "total" if str(row[0]).startswith("all ") else ""))
     return table(one["columns"], body, kind="sortable", name=one["title"])
+
+
+def _figure(cell: float | None) -> str:
+    """A cell of a table; what is too small for three decimals is said to be small."""
+    return "<0.001" if isinstance(cell, float) and 0 < cell < 0.0005 else number(cell)
 
 
 # ---- studies
@@ -80,7 +85,7 @@ def studies_section(content: Mapping[str, Any]) -> str:
     if not names:
         return ""
     names.sort(key=lambda name: name != first)
-    made = f"<p>{escape(shown_name(content, names[0]))}.</p>{_study(studies[names[0]], names[0])}"
+    made = f"<p>Answers of {escape(shown_name(content, names[0]))}.</p>{_study(studies[names[0]], names[0])}"
     for name in names[1:]:
         inside = _study(studies[name], name)
         if inside:
@@ -128,7 +133,8 @@ def _confusion(one: Mapping[str, Any]) -> str:
         [[text(_value(gold)), text(_value(given)), f"{times:,}"] for (gold, given), times in pairs.most_common()],
         kind="text sortable", name=one["title"],
     )  # fmt: skip
-    if 2 <= len(golds) <= _GRID and len(answers) <= _GRID:
+    whole = any(gold == given for gold, given in pairs)  # not only wrong pairs: a matrix, and not a list
+    if whole and 2 <= len(golds) <= _GRID and len(answers) <= _GRID:
         counts = [[pairs[gold, given] for given in answers] for gold in golds]
         drawn = (
             f"<figure>{grid(golds, answers, counts, 'gold ↓ answered →', one['title'], right=True)}</figure>"
@@ -144,8 +150,9 @@ def _confusion(one: Mapping[str, Any]) -> str:
             for (gold, given), times in pairs.most_common(_PAIRS)
         ]
         drawn = table(["gold", "answered", "times"], rows, kind="text", name=one["title"])
-    whole = "" if len(pairs) <= _PAIRS and not drawn.startswith("<figure>") else folded("The figures", listed)
-    return f"<h3>{escape(one['title'])}</h3>{drawn}{_note(one)}{whole}"
+    figures_too = drawn.startswith("<figure>") or len(pairs) > _PAIRS
+    below = folded("The figures", listed) if figures_too else ""
+    return f"<h3>{escape(one['title'])}</h3>{drawn}{_note(one)}{below}"
 
 
 def _by_count(pairs: Counter[tuple[str, str]], side: int) -> list[str]:

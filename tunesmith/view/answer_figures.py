@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _HALF = 10.0, 4.8  # inches: the page's column, and half of it
+_PHONE = 6.6  # still to be read on a phone
 _COLOURS = {
     "tuned": BLUE, "base": ORANGE, "prompt": PURPLE, "constrained": GREEN, "exported": SKY, "quantised": SKY,
     "floor": GREY,
@@ -29,7 +30,7 @@ def systems(scores: Mapping[str, tuple[str, Interval]], published: float | None 
     `published`: a figure of others on other rows, as a dashed line. Shares lie on a line from 0 to 1.
     """
     with style():
-        figure, axes = _figure(_WIDTH, 0.55 + 0.27 * len(scores))
+        figure, axes = _figure(_PHONE, 0.55 + 0.27 * len(scores))
         names = list(scores)
         for row, name in enumerate(names):
             kind, found = scores[name]

@@ -88,7 +88,7 @@ def grid(
             cells.append(
                 f'<td class="cell{kind if count else ""}"{shade}>{count:g}</td>' if count else "<td>·</td>"
             )
-        body.append(f'<tr><th scope="row">{_short(row)}</th>{"".join(cells)}</tr>')
+        body.append(f'<tr><th scope="row">{_short(row, 44)}</th>{"".join(cells)}</tr>')
     return scrolling(
         f'<table class="grid"><thead><tr><th scope="col">{escape(corner)}</th>{top}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>",

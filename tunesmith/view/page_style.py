@@ -37,7 +37,8 @@ th:first-child, td:first-child { text-align: left; padding-left: 2px; } table.te
   overflow-wrap: break-word; } tbody tr:last-child td { border-bottom: none; }
 table.proofs td:nth-child(-n+4) { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
-td .what { display: block; color: var(--soft); font-size: 0.78rem; max-width: 30em; white-space: normal; }
+td .what { display: block; color: var(--soft); font-size: 0.78rem; min-width: 17em; max-width: 30em; font-weight: 400;
+  white-space: normal; } table.two-text :is(th, td):nth-child(2) { text-align: left; }
 table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-top: 1.5px solid var(--soft); }
 .match, .passed { color: var(--good); } .wrong, .hallucinated, .failed { color: var(--bad); font-weight: 600; }
 .missed, .partly { color: var(--bad); } .null, .unparsed { color: var(--grey); }
@@ -105,12 +106,13 @@ table.grid td.cell { background: rgb(213 94 0 / var(--n)); color: var(--ink); } 
 .raw { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 0 18px; }
 .raw > * { min-width: 0; } .raw h4 { margin: 8px 0 2px; font-size: 0.82rem; color: var(--soft); font-weight: 600; }
 figure { margin: 12px 0; overflow-x: auto; } figure svg { display: block; height: auto; min-width: 600px; }
+figure.fit svg { min-width: 0; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
 footer { color: var(--soft); font-size: 0.82rem; margin-top: 48px; }
 @media (max-width: 560px) { main { padding: 14px 12px 40px; } dl.facts { grid-template-columns: 1fr; gap: 0; }
   dl.facts dd { margin-bottom: 6px; } th, td { padding: 4px 7px; } h1 { font-size: 1.35rem; }
   .bar { width: 44px; } .of { min-width: 3.6em; } table.counts .bar { display: none; }
-  table.counts .of { min-width: 0; } #filters output { margin-left: 0; } }
+  table.counts .of { min-width: 0; } #filters output { margin-left: 0; } td .what { min-width: 11em; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #f3f3f3; }
   main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, tr, details { break-inside: avoid; }
   body { font-size: 10.5pt; } .scroll { overflow: visible; }
