@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,18 +15,18 @@ from transformers import PreTrainedModel
 from tunesmith import console
 from tunesmith.answers import answer_rows
 from tunesmith.base import resolve
-from tunesmith.contract import Contract
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.evaluate import systems
+from tunesmith.evaluate.bertscore import write_bertscore
+from tunesmith.evaluate.exposure import Exposures
 from tunesmith.evaluate.floors import as_lines, majority, nearest
 from tunesmith.evaluate.likelihood import Measured
-from tunesmith.evaluate.prompts import Turns, asked_by
-from tunesmith.evaluate.report import LIKELIHOOD_FILE, write_report
+from tunesmith.evaluate.ready import Ready
+from tunesmith.evaluate.report import CANARIES_FILE, LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop
 from tunesmith.evaluate.systems import System
-from tunesmith.example import Example
-from tunesmith.generate.guide import SchemaGuide, require_schema
+from tunesmith.generate.guide import SchemaGuide
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters_off
@@ -33,11 +35,9 @@ from tunesmith.model.tuned import default_device, load_as_trained, load_tuned
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, write_atomic
-from tunesmith.tasks import Task
-from tunesmith.tasks.score import check_golds, score_predictions
-from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
+from tunesmith.tasks.score import score_predictions
+from tunesmith.view.scored import run_decoding
 
-FLOOR_ROWS = 100_000  # training rows among which the nearest is looked for, evenly spread
 _FIX = "lower evaluate.batch or evaluate.decoding.max_tokens; answers so far are kept"
 
 
@@ -49,6 +49,7 @@ def evaluate(recipe: Recipe, run: Run) -> None:
     with room("answering", _FIX):
         _each_model(recipe, run, job.ask)
     _write_likelihood(job)
+    write_bertscore(recipe, run, job.ready.scored.examples)
     failure = _prove_stops(job)
     write_report(recipe, run)
     if failure:
@@ -61,36 +62,25 @@ class _Job:
 
     recipe: Recipe
     run: Run
-    scored: ScoredRows
-    task: Task
-    contract: Contract
+    ready: Ready
     systems: list[System]
-    train: list[Example]
-    """Labelled training rows, from which floors and shots are taken."""
-    asked: dict[str, list[Turns]]
-    """One of evaluate.prompts → the turns that each row is asked by."""
     measured: Measured
+    exposures: Exposures
 
     @classmethod
     def of(cls, recipe: Recipe, run: Run) -> _Job:
         """Everything that can be refused is refused here, before a model is loaded."""
-        scored, task = scored_rows(recipe, run), run_task(recipe, run)
-        check_golds(task, scored.examples)
-        contract = Contract.load(run.contract_folder)
+        ready = Ready.of(recipe, run)
         if not any(run.adapter.glob("*.safetensors")):
             raise ModelError(
                 "there is nothing to evaluate yet",
                 where=str(run.adapter),
                 fix="train first: tunesmith run RECIPE",
             )
-        if recipe.evaluate.constrained:
-            require_schema(task)
-        rows = Rows.open(run.data, "train").sample(FLOOR_ROWS)
-        train = [example for example in rows if example.answer is not None]
-        asked = asked_by(recipe, run_decoding(recipe, run).max_tokens, contract, task, train, scored.examples)
-        measured = Measured.of(scored.rows, scored.numbers, contract)
-        answering = systems.answering(recipe)
-        return cls(recipe, run, scored, task, contract, answering, train, asked, measured)
+        measured = Measured.of(ready.scored.rows, ready.scored.numbers, ready.contract)
+        train = Rows.open(run.data, "train").examples()
+        exposures = Exposures.of(train, ready.contract, recipe.evaluate.decoding.seed)
+        return cls(recipe, run, ready, systems.answering(recipe), measured, exposures)
 
     def ask(self, weights: str, model: PreTrainedModel) -> None:
         """All systems that answer with these weights, and how likely the gold answers are to them."""
@@ -98,19 +88,22 @@ class _Job:
             if system.weights == weights:
                 self._answer(system, model)
         name = weights if weights in ("tuned", "base") else f"base-{weights}"
-        self.measured.measure(name, _measuring(model, self.recipe))
+        engine = _measuring(model, self.recipe)
+        self.measured.measure(name, engine)
+        self.exposures.measure(name, engine)
 
     def _answer(self, system: System, model: PreTrainedModel) -> None:
         decoding = run_decoding(self.recipe, self.run)
         generator = SlotGenerator(model, slots=self.recipe.evaluate.batch)
-        guide = SchemaGuide.of(self.task, self.contract, model) if system.constrained else None
-        rows = self.scored.examples
+        ready = self.ready
+        guide = SchemaGuide.of(ready.task, ready.contract, model) if system.constrained else None
+        rows = ready.scored.examples
         with console.progress(
             f"evaluate {system.name}", total=len(rows) * decoding.samples, unit="answers"
         ) as bar:
             answer_rows(
-                rows, self.contract, generator, self.task, decoding, self.run.predictions / f"{system.name}.jsonl",
-                on_done=lambda done: bar.update(done), guide=guide, asked=self.asked.get(system.prompt),
+                rows, ready.contract, generator, ready.task, decoding, self.run.predictions / f"{system.name}.jsonl",
+                on_done=lambda done: bar.update(done), guide=guide, asked=ready.asked.get(system.prompt),
             )  # fmt: skip
 
 
@@ -154,7 +147,7 @@ def _measuring(model: PreTrainedModel, recipe: Recipe) -> ReferenceEngine:
 
 def _write_floors(job: _Job) -> list[str]:
     """Predictions that need no model; their names."""
-    task, train, examples = job.task, job.train, job.scored.examples
+    task, train, examples = job.ready.task, job.ready.train, job.ready.scored.examples
     job.run.predictions.mkdir(parents=True, exist_ok=True)
     if not train:
         return []
@@ -168,18 +161,30 @@ def _write_floors(job: _Job) -> list[str]:
 
 
 def _write_likelihood(job: _Job) -> None:
-    """One line a row, so that the report can be made again without a model."""
-    lines = job.measured.lines([example.id for example in job.scored.examples])
+    """One line a row, so that the report can be made again without a model; and one a planted secret."""
+    _write_lines(
+        job.run.report / LIKELIHOOD_FILE,
+        job.measured.lines([example.id for example in job.ready.scored.examples]),
+    )
+    if job.exposures.canaries:
+        _write_lines(job.run.report / CANARIES_FILE, job.exposures.lines())
+    else:
+        (job.run.report / CANARIES_FILE).unlink(missing_ok=True)
+
+
+def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomic(job.run.report / LIKELIHOOD_FILE, text.encode())
+    write_atomic(path, text.encode())
 
 
 def _prove_stops(job: _Job) -> ProofFailed | None:
-    tuned = score_predictions(job.run.predictions / "tuned.jsonl", job.scored.examples, job.task)
-    learned = job.scored.rows.learned_counts
+    tuned = score_predictions(job.run.predictions / "tuned.jsonl", job.ready.scored.examples, job.ready.task)
+    learned = job.ready.scored.rows.learned_counts
     longest = run_decoding(job.recipe, job.run).max_tokens
     try:
-        job.run.prove(answers_stop(tuned.predictions, [int(learned[i]) for i in job.scored.numbers], longest))
+        job.run.prove(
+            answers_stop(tuned.predictions, [int(learned[i]) for i in job.ready.scored.numbers], longest)
+        )
     except ProofFailed as failure:
         return failure  # the report shows it first
     return None

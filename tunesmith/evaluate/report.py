@@ -8,20 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from tunesmith.contract import Contract
-from tunesmith.evaluate import markdown, page
+from tunesmith.evaluate import bertscore_counts, markdown, page
 from tunesmith.evaluate.build import build
 from tunesmith.evaluate.examples import quote, stop_share
 from tunesmith.evaluate.lengths import by_length
 from tunesmith.evaluate.published import published_for, types_asked
 from tunesmith.evaluate.redaction import redacted
-from tunesmith.evaluate.score import Systems, load_systems, told_in, with_likelihood
+from tunesmith.evaluate.score import Systems, load_systems, told_in, with_bertscore, with_likelihood
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, sha256_file, write_atomic
+from tunesmith.tasks.canaries import exposure_table
 from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
 from tunesmith.view.series import load_series, read_lines
 
 LIKELIHOOD_FILE = "likelihood.jsonl"
+CANARIES_FILE = "canaries.jsonl"
 SYSTEMS_FILE = "systems.json"
 
 
@@ -36,6 +38,8 @@ def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dic
     told = told_in(run.read_json(run.report / SYSTEMS_FILE))
     systems = load_systems(run.predictions, scored.examples, run_task(recipe, run), told)
     systems = with_likelihood(systems, read_lines(run.report / LIKELIHOOD_FILE))
+    near = read_lines(run.report / bertscore_counts.FILE)
+    systems = with_bertscore(systems, near)
     content = (
         describe(recipe, run, scored, systems)
         | {"redacted": redact}
@@ -43,6 +47,10 @@ def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dic
         | {"lengths": by_length(systems, recipe.evaluate.decoding.seed)}
         | {"published": _published(systems)}
     )
+    exposed = exposure_table(read_lines(run.report / CANARIES_FILE))
+    if exposed is not None and "tuned" in systems.scored:
+        content["studies"].setdefault("tuned", []).append(exposed._asdict())
+    content["meaning"] |= bertscore_counts.bertscore_meaning(near)
     if redact:
         content = redacted(content)
     run.write_json(run.report / "report.json", content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -49,7 +50,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "instruction": (("instruction",), ("output",), ("input",)),
     "text": (("text",), (), ()),
 }
-ABOUT = ("id", "document", "doc_id", "slices", "system")  # of a row of any format
+ABOUT = ("id", "document", "doc_id", "slices", "facts", "system")  # of a row of any format
 _ANSWERS = {
     "answer",
     "label",
@@ -172,9 +173,13 @@ def row_examples(row: Row, place: str, manner: Manner) -> list[Example]:
     texts += (identity, document, rejected or "")
     if slices:
         texts += (*slices, *slices.values())
+    facts = view.get("facts")
+    facts = facts if isinstance(facts, dict) else {}  # what a scorer needs; a column of text is just a column
+    if facts:
+        texts.append(json.dumps(facts, ensure_ascii=False))
     if torn(texts):
         raise BadRow(TORN)
-    return [Example(identity, tuple(turns), document, slices, place, rejected)]
+    return [Example(identity, tuple(turns), document, slices, place, rejected, facts)]
 
 
 def _slices(row: Row) -> Mapping[str, str]:
