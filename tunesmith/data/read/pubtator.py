@@ -1,9 +1,9 @@
 """PubTator files: abstracts with annotated mentions and relations (the BioCreative V CDR corpus's form).
 
-227508|t|Naloxone reverses …
-227508|a|In unanesthetized …
-227508<TAB>0<TAB>8<TAB>Naloxone<TAB>Chemical<TAB>D009270
-227508<TAB>CID<TAB>D008750<TAB>D007022
+9000001|t|Zoral and rash …
+9000001|a|We saw rash after …
+9000001<TAB>0<TAB>5<TAB>Zoral<TAB>Chemical<TAB>C000001
+9000001<TAB>CID<TAB>C000001<TAB>D000002
 """
 
 from __future__ import annotations
