@@ -103,8 +103,8 @@ def _seen(content: Mapping[str, Any]) -> list[str]:
 def sentences(content: Mapping[str, Any]) -> list[str]:
     """The findings, each a sentence."""
     made = [
-        *_tuned(content), *_prompting(content), *_floors(content), *_constrained(content), *_exported(content),
-        *_others(content), *_all_right(content), *_format(content),
+        *_tuned(content), *_forgotten(content), *_prompting(content), *_floors(content), *_constrained(content),
+        *_exported(content), *_others(content), *_all_right(content), *_format(content),
     ]  # fmt: skip
     stops = content.get("answers_stop", {})
     if "tuned" in stops:
@@ -140,6 +140,21 @@ def _tuned(content: Mapping[str, Any]) -> list[str]:
     if less_is_better(content, metric):
         way += ", which is better," if shown > 0 else ", which is worse,"
     return [f"The tuned model has a {way} {metric} than its base; the interval excludes 0."]
+
+
+def _forgotten(content: Mapping[str, Any]) -> list[str]:
+    """Sources of the scored rows on which tuning did harm: a language, a specialty, what the base could do before."""
+    made, metric = [], content["headline"]["metric"]
+    for one in content.get("slices", []):
+        change = one.get("difference")
+        if one["slice"] == "source" and change and _shown({**content, **one}, change) < 0:
+            scores = one["scores"]
+            made.append(
+                f"The tuned model has forgotten something: on the {one['rows']} rows of {one['value']} its {metric} is "
+                f"{number(scores['tuned'][metric]['value'])}, the base's {number(scores['base'][metric]['value'])} "
+                f"({signed(change['value'])}, {range_of(change, True)}). Mix rows of that kind into the training rows."
+            )
+    return made
 
 
 def _prompting(content: Mapping[str, Any]) -> list[str]:

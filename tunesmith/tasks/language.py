@@ -129,7 +129,7 @@ class LanguageTask:
             scripts = [main_script(script_letters(text)) for text in (right, given)]
             made.append(Fault("wrong_script", "", gold=scripts[0], predicted=scripts[1]))
         if "replacement" in strays(given) and "replacement" not in strays(right):
-            made.append(Fault("malformed", "", predicted="U+FFFD: the end or the middle of a letter's bytes"))
+            made.append(Fault("lost_letters", "", predicted="U+FFFD"))
         if row.line.get("stopped", True) and cut_short(right, given):
             made.append(Fault("truncated", ""))
         return made

@@ -75,6 +75,7 @@ FAULTS: dict[str, tuple[int, str]] = {
     "empty": (2, "there is no answer"),
     "unparsable": (1, "the answer is not in the form that was asked for"),
     "malformed": (1, "an identifier or a date that is none, or a schema that is broken"),
+    "lost_letters": (1, "characters in the place of letters that were lost: bytes that make none"),
     "wrong_script": (1, "written in another script than the gold answer"),
 }
 
