@@ -132,6 +132,23 @@ def pair(draw: random.Random, number: int) -> dict[str, Any]:
     return {"chosen": asked + better, "rejected": f"{asked} No idea, try {word(draw)}."}
 
 
+def visit(draw: random.Random, number: int) -> dict[str, Any]:
+    """A short conversation with the section of the note that it becomes, as MTS-Dialog heads it."""
+    sign, place, cause = draw.choice(_SIGNS), draw.choice(_PLACES), draw.choice(_CAUSES)
+    step, name = draw.choice(_STEPS), word(draw)
+    said = {
+        "CC": (f"Patient: It is the {sign}, in my {place}.", f"{sign.capitalize()}, {place}."),
+        "PASTMEDICALHX": (f"Patient: I had {cause} in {name}.", f"{cause.capitalize()} in {name}."),
+        "PLAN": (f"Doctor: Then {step}, please.", f"{step.capitalize()}, then review at {name}."),
+    }
+    header = draw.choice(sorted(said))
+    turn, text = said[header]
+    dialogue = (
+        f"Doctor: What brings you to {name} on day {number}?\n{turn}\nDoctor: I see, {word(draw)} then."
+    )
+    return {"ID": number, "section_header": header, "section_text": text, "dialogue": dialogue}
+
+
 SHAPES: dict[str, tuple[str, Callable[[random.Random, int], dict[str, Any] | str]]] = {
     "cancer-extraction": ("train.jsonl", cancer),
     "medical-qa": ("questions.jsonl", question),
@@ -139,6 +156,7 @@ SHAPES: dict[str, tuple[str, Callable[[random.Random, int], dict[str, Any] | str
     "discharge-records": ("records.jsonl", record),
     "kannada": ("kannada.jsonl", kannada),
     "safe-answers": ("pairs.jsonl", pair),
+    "visit-notes": ("visits.jsonl", visit),
 }
 
 

@@ -133,7 +133,8 @@ class Data(Section):
     columns: dict[str, str] | None = None
     """The format's column: your column. E.g. {instruction: question, output: answer}."""
     processor: str | None = None
-    """From one row to examples: diagnosis_treatment, annotated_abstract, record_request, or package.module:function.
+    """From one row to examples: diagnosis_treatment, annotated_abstract, record_request, visit_note, or
+    package.module:function.
     A change of your code, or of modules that it imports, prepares the rows anew; data files that it reads are not
     looked at."""
     system: str | None = None

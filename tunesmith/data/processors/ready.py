@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.processors.doctor_answer import sections
+from tunesmith.data.processors.visit_note import visit_note
 from tunesmith.data.row import BadRow, name_of
 from tunesmith.example import Example, Message
 
@@ -133,6 +134,7 @@ PROCESSORS: dict[str, Callable[[Row], list[Example]]] = {
     "diagnosis_treatment": diagnosis_treatment,
     "annotated_abstract": annotated_abstract,
     "record_request": record_request,
+    "visit_note": visit_note,
 }
 
 
@@ -140,6 +142,7 @@ PROCESSORS: dict[str, Callable[[Row], list[Example]]] = {
 ANSWERS = {
     "diagnosis_treatment": ("answer", "output", "completion", "response"),
     "annotated_abstract": ("completion", "mentions", "relations"),
+    "visit_note": ("note", "output", "section_text"),
 }
 
 
