@@ -223,7 +223,7 @@ def test_runs_without_answers_and_one_run_alone_are_refused(tmp_path: Path) -> N
     ("lines", "told"),
     [
         (lambda lines: lines[:-3], "3 without a prediction (test-117, test-118, test-119)"),
-        (lambda lines: [*lines, lines[0]], "119 rows have fewer than 2 answers"),
+        (lambda lines: [*lines, lines[0]], "1 ids stand more than once: test-0"),
         (lambda lines: [line.replace('"id": "test-', '"id": "mine-') for line in lines], "120 predictions for other"),
         (lambda lines: [*lines[:-1], "{}"], "this line is no prediction: 'id'"),
     ],

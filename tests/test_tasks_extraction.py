@@ -402,7 +402,7 @@ def test_samples_are_averaged_and_uneven_ones_refused():
     scored = score_answers(two, [example(A)], task)
     assert scored.counts["hits:site"][0] == 0.5
     assert not scored.correct[0]
-    with pytest.raises(RowCheckFailed, match="fewer than 2"):
+    with pytest.raises(RowCheckFailed, match="stand more than once"):
         score_answers([*two, {"id": "r1", "answer": "{}"}], [example(A), example(A, row=1)], task)
 
 

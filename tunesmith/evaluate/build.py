@@ -16,6 +16,7 @@ from tunesmith.example import Example
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
 from tunesmith.tasks import Task
 from tunesmith.tasks.answered import lower_is_better
+from tunesmith.tasks.own_task import blamed
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers
 from tunesmith.tasks.sums import Metric
 
@@ -27,6 +28,11 @@ _INTERVAL = (
 
 def build(systems: Systems, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """The keys: task, rows, documents, bootstrap, systems, headline, scores, differences, slices, tables, …"""
+    with blamed(systems.task):
+        return _built(systems, draws, seed)
+
+
+def _built(systems: Systems, draws: int, seed: int) -> dict[str, Any]:
     task = systems.task
     content: dict[str, Any] = {
         "task": task.name,

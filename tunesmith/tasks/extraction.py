@@ -98,13 +98,13 @@ class ExtractionTask:
             "parsed": read,
             "schema_valid": read and not predicted.has("schema"),
             "row_exact": self.correct(gold, predicted),
-            "row_match": read
-            and all(verdict in ("match", "null") for verdict in self._verdicts(gold, predicted)),
+            "row_match": read,
         }
         source = words(prompt)
         known = frozenset(source)
         for field in self.fields:
             found = self._field_counts(field, gold, predicted, known)
+            made["row_match"] = made["row_match"] and found["match"] + found["null"] == 1
             made |= {f"{name}:{field}": count for name, count in found.items()}
         for side, parsed in (("given", predicted), ("gold", gold)):
             made |= {
@@ -306,6 +306,8 @@ def _all_fields(value: Mapping[str, Any], known: set[str], before: str = "") -> 
 
 def _same(one: Any, other: Any) -> bool:
     """Equal JSON: 1, 1.0 and true are three things; a missing key is null."""
+    if isinstance(one, str | None) and isinstance(other, str | None):
+        return one == other
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 

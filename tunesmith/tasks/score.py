@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tunesmith.errors import RowCheckFailed, TunesmithError
 from tunesmith.example import Example, Message
 from tunesmith.tasks.answered import answers_headline, for_answers, gold_of
+from tunesmith.tasks.own_task import blamed
 from tunesmith.tasks.protocol import Parsed, Task
 
 _NAMED = 5  # rows that a message lists
@@ -64,16 +65,17 @@ def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
             where=_where(without),
             fix="label them",
         )
-    golds = [gold_of(task, example) for example in examples]
+    golds = [_gold(task, example) for example in examples]
     broken = [example for example, gold in zip(examples, golds, strict=True) if gold.value is None]
     if broken:
         raise RowCheckFailed(
             f"{len(broken)} of {len(examples)} gold answers can't be parsed by the {task.name} task: "
-            f"{gold_of(task, broken[0]).problems[0]}",
+            f"{_gold(task, broken[0]).problems[0]}",
             where=_where(broken),
             fix="mend the answers, or name another evaluate.task",
         )
-    unscored = [(example, task.unscored(gold)) for example, gold in zip(examples, golds, strict=True)]
+    with blamed(task):
+        unscored = [(example, task.unscored(gold)) for example, gold in zip(examples, golds, strict=True)]
     odd = [example for example, keys in unscored if keys]
     if odd:
         raise RowCheckFailed(
@@ -83,6 +85,11 @@ def check_golds(task: Task, examples: Sequence[Example]) -> list[Parsed]:
             fix="give data.schema a JSON schema with all keys, or remove these",
         )
     return golds
+
+
+def _gold(task: Task, example: Example) -> Parsed:
+    with blamed(task, example.id):
+        return gold_of(task, example)
 
 
 def score_predictions(path: Path, examples: Sequence[Example], task: Task) -> Scored:
@@ -101,17 +108,19 @@ def score_answers(
     correct = np.zeros(len(examples), dtype=bool)
     for number, (example, gold) in enumerate(zip(examples, golds, strict=True)):
         source, said = example.asked, by_row[example.id]
-        parsed = [task.parse(line["answer"]) for line in said]
-        for one in parsed:
-            for name, count in task.counts(source, gold, one).items():
-                if name not in counts:
-                    counts[name] = np.zeros(len(examples))
-                counts[name][number] += count
-        correct[number] = 2 * sum(task.correct(gold, one) for one in parsed) > len(parsed)
+        with blamed(task, example.id):
+            parsed = [task.parse(line["answer"]) for line in said]
+            for one in parsed:
+                for name, count in task.counts(source, gold, one).items():
+                    if name not in counts:
+                        counts[name] = np.zeros(len(examples))
+                    counts[name][number] += count
+            correct[number] = 2 * sum(task.correct(gold, one) for one in parsed) > len(parsed)
     samples = len(by_row[examples[0].id])
     if samples > 1:
         counts = {name: values / samples for name, values in counts.items()}
-    _refuse_empty_gold(task, golds, examples)
+    with blamed(task):
+        _refuse_empty_gold(task, golds, examples)
     return Scored(
         tuple(example.id for example in examples),
         tuple(example.document or example.id for example in examples),
@@ -166,7 +175,9 @@ def examples_in(lines: Sequence[Mapping[str, Any]], where: str) -> list[Example]
     lacking = [str(line["id"]) for line in lines if not isinstance(line.get("gold"), str)]
     if lacking:
         raise RowCheckFailed(
-            f"{len(lacking)} predictions have no gold answer", where=f"{where}: {_names(lacking)}"
+            f"{len(lacking)} predictions have no gold answer: {_names(lacking)}",
+            where=where,
+            fix='give each line "gold", or set the file beside a run: tunesmith evaluate RUN --from FILE',
         )
     first = {line["id"]: line for line in reversed(lines)}  # samples of a row share its prompt and gold
     order = dict.fromkeys(line["id"] for line in lines)
@@ -213,17 +224,26 @@ def _by_row(
             where=where,
             fix="predict these rows again",
         )
-    sizes = {len(found) for found in by_row.values()}
+    sizes = Counter(len(found) for found in by_row.values())
     if len(sizes) > 1:
-        most = max(sizes)
-        uneven = [id for id, found in by_row.items() if len(found) < most]
+        usual = max(sizes, key=lambda size: (sizes[size], -size))
+        odd = [id for id, found in by_row.items() if len(found) != usual]
+        what = (
+            f"{len(odd)} ids stand more than once"
+            if usual == 1
+            else f"{len(odd)} rows have not {usual} answers as the others"
+        )
         raise RowCheckFailed(
-            f"{len(uneven)} rows have fewer than {most} answers", where=f"{where}: {_names(uneven)}"
+            f"{what}: {_names(odd)}",
+            where=where,
+            fix="one line a row; of several samples as many for each row",
         )
     stale = [e.id for e in examples for line in by_row[e.id] if line.get("gold") not in (None, e.answer)]
     if stale:
         raise RowCheckFailed(
-            f"{len(stale)} predictions were made for another gold answer", where=f"{where}: {_names(stale)}"
+            f"{len(stale)} predictions were made for another gold answer: {_names(stale)}",
+            where=where,
+            fix="predict these rows again, or score them on the rows that they were made for",
         )
     return by_row
 

@@ -19,6 +19,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, find_run, require_writable, write_atomic
+from tunesmith.tasks.own_task import blamed
 from tunesmith.tasks.score import Scored, score_predictions
 from tunesmith.verbs.comparison_page import html, markdown, slice_rows, system_table
 from tunesmith.view.scored import ScoredRows, run_task, scored_rows
@@ -86,7 +87,8 @@ def compared(told: Sequence[_Told]) -> dict[str, Any]:
         ],
         "rows_sha256": rows_sha256(first.rows.examples),
     }
-    content |= compare_systems(systems, groups, seed=first.recipe.evaluate.decoding.seed)
+    with blamed(systems.task):
+        content |= compare_systems(systems, groups, seed=first.recipe.evaluate.decoding.seed)
     content["said"] = _said(told, bases)
     return content | {"findings": findings(content)}
 
