@@ -182,6 +182,28 @@ def test_three_tasks_from_one_abstract() -> None:
     assert len({one.id for one in rows}) == 3
 
 
+def test_the_annotations_come_along() -> None:
+    """Places of the article and of mentions hold, also where a title is missing."""
+    for changes, shift in (
+        ({}, 0),
+        ({"title": "", "mentions": ABSTRACT["mentions"][4:], "relations": []}, None),
+    ):
+        if shift is None:  # the offsets count the space behind an empty title
+            at = 1 + ABSTRACT["abstract"].index("fever")
+            changes["mentions"] = [ABSTRACT["mentions"][4] | {"start": at, "end": at + 5}]
+        for one in made(ABSTRACT | changes, "annotated_abstract"):
+            begin, end, length = one.facts["article"]
+            article = one.asked[begin:end]
+            assert length == len(one.asked) and article.endswith("then fever.")
+            assert all(article[a:b].replace("\n", " ") == text for a, b, text, _, _ in one.facts["mentions"])
+    facts = [one.facts for one in made(ABSTRACT, "annotated_abstract")]
+    assert [(one["kind"], one["types"]) for one in facts] == [
+        ("entities", ["chemical"]), ("entities", ["disease"]), ("relations", ["chemical", "disease"])
+    ]  # fmt: skip
+    assert facts[0]["mentions"][2] == [20, 37, "Zoral with pindol", "chemical", ["D01", "D03"]]
+    assert facts[2]["relations"] == [["CID", "D03", "D02"]] and facts[2]["relation"] == "CID"
+
+
 def tasks_of(**changes: Any) -> dict[str, str | None]:
     return {one.slices["task"]: one.answer for one in made(ABSTRACT | changes, "annotated_abstract")}
 

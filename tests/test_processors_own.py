@@ -38,6 +38,10 @@ def numbered(row): return Example.make(row["q"], row["a"], id=5)
 def sliced(row): return Example.make(row["q"], row["a"], slices={"n": None})
 def torn(row): return Example.make(row["q"], row["a"], document="\\ud800")
 def leaves(row): raise SystemExit(5)
+def knowing(row): return Example.make(row["q"], row["a"], facts={"kind": "entities", "spans": [[0, 3]]})
+def unsaid(row): return Example.make(row["q"], row["a"], facts={"seen": {1, 2}})
+def infinite(row): return Example.make(row["q"], row["a"], facts={"share": float("nan")})
+def listing(row): return Example.make(row["q"], row["a"], facts=[1])
 def torn_slice(row): return Example.make(row["q"], row["a"], slices={"kind": "\\ud800"})
 """
 ROW = {"q": "ask", "a": "reply", "side": "left"}
@@ -59,6 +63,7 @@ def test_a_users_processor(own: str) -> None:
     assert (one.document, one.slices) == ("d", {"kind": "k"})
     assert [two.id for two in made(ROW, f"{own}:two")] == ["f:1#1", "f:1#2"]
     assert made(ROW | {"q": "out"}, f"{own}:some") == []
+    assert made(ROW, f"{own}:knowing")[0].facts == {"kind": "entities", "spans": [[0, 3]]}
     assert made(ROW, f"{own}:popping", group="q")[0].document == "ask"
     assert made(ROW, f"{own}:plain")[0].is_text
     (renamed,) = made({"x": {"y": "ask"}, "a": "b"}, f"{own}:good", columns={"q": "x.y"})
@@ -79,6 +84,9 @@ def test_a_users_processor(own: str) -> None:
         ("leaves", "SystemExit: 5"),
         ("role", "made a turn with the role 'human'"),
         ("numbered", "gave an id, document, slice or rejected that is no text"),
+        ("unsaid", "gave facts that are no JSON object: Object of type set"),
+        ("infinite", "gave facts that are no JSON object"),
+        ("listing", "gave facts that are no JSON object: it is a list"),
         ("sliced", "gave an id, document, slice or rejected that is no text"),
     ],
 )

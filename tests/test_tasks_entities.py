@@ -271,6 +271,8 @@ def test_recall_is_split_by_what_training_answers_name() -> None:
     made = scores("- lead acetate", golds=("- ZORAL\n- Lead", "- tabrine | colic"))
     assert (made["string_recall_seen"], made["string_recall_unseen"]) == (0.0, 1.0)
     assert math.isnan(scores("- zoral")["mention_recall_seen"])  # nothing is known of the training rows
+    task = make_task("entities", None, ["- zoral"])
+    assert task.needs_training_answers and task.seen == {"zoral"} and not task.without_training_answers().seen
 
 
 # ---- tags

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,59 @@ def test_the_missions_recipe_to_a_full_report(realdata: Path, tmp_path: Path) ->
     }
     assert report["published"][0]["value"] == 0.83 and report["published"][0]["on_other_rows"]
     assert {"string_f1", "mention_f1", "concept_f1", "relation_f1"} <= set(report["meaning"])
+
+
+def planted(one: Example, all_names: list[str], rng: random.Random) -> tuple[str, str] | None:
+    """The gold answer with one mistake, and the kind of it."""
+    lines = (one.answer or "").split("\n")
+    place = rng.randrange(len(lines))
+    item = lines[place][2:]
+    if one.facts["kind"] == "relations":
+        kind = rng.choice(["reversed", "hallucinated", "missed"])
+        first, _, second = item.partition(" | ")
+        new = {"reversed": f"{second} | {first}", "hallucinated": f"velmitabrine | {second}"}.get(kind)
+    else:
+        kind = rng.choice(["hallucinated", "missed", "boundary", "type"])
+        others = [m[2] for m in one.facts["mentions"] if m[3] not in one.facts["types"]]
+        if (kind == "type" and not others) or (kind == "boundary" and " " not in item):
+            return None
+        new = {
+            "hallucinated": rng.choice(all_names) + "ocillamide",
+            "boundary": item.rpartition(" ")[2],
+            "type": rng.choice(others) if others else "",
+        }.get(kind)
+    if kind == "boundary" and any((new or "").casefold() == line[2:].casefold() for line in lines):
+        return None  # the shorter name is a gold one too
+    if kind in ("hallucinated", "type"):
+        lines.append(f"- {new}")
+    else:
+        lines[place : place + 1] = [f"- {new}"] if new else []
+    return ("\n".join(lines) or "- none"), kind
+
+
+def test_planted_faults_are_found_by_their_kind(corpus: tuple[list[Example], list[Example]]) -> None:
+    """A fresh seed each time; what was planted is also the only thing found, but for names of several rows."""
+    _, dev = corpus
+    seed = random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    names = [line[2:].split(" | ")[0] for one in dev[:50] for line in (one.answer or "").split("\n")]
+    task = make_task("annotations")
+    found: Counter[str] = Counter()
+    times: Counter[str] = Counter()
+    for one in dev:
+        made = planted(one, names, rng)
+        if made is None:
+            continue
+        answer, kind = made
+        kinds = {
+            fault.kind for fault in faults_of(task, answered(task, one, {"answer": answer, "stopped": True}))
+        }
+        same = {"missed": {"missed", "missed_upstream"}}.get(kind, {kind})
+        times[kind] += 1
+        found[kind] += bool(kinds & same)
+    recall = {kind: round(found[kind] / times[kind], 3) for kind in times}
+    print(f"seed {seed}: recall by kind {recall} of {dict(times)}")
+    assert (
+        set(times) == {"reversed", "hallucinated", "missed", "boundary", "type"} and min(times.values()) > 50
+    )
+    assert all(one >= 0.95 for one in recall.values()), seed

@@ -35,6 +35,7 @@ class AnnotationTask:
     """Entities, relations, or both. `seen`: forms of the training golds (as `form_key` writes them)."""
 
     lower_is_better = LOWER
+    needs_training_answers = True  # else every name of the scored rows would count as seen
 
     def __init__(self, name: str, kinds: Sequence[str], seen: frozenset[str]) -> None:
         self.name = name
@@ -46,6 +47,10 @@ class AnnotationTask:
     def make(cls, name: str, golds: Golds) -> AnnotationTask:
         """`name`: entities, relations, or annotations for both."""
         return cls(name, KINDS if name == "annotations" else (name,), _forms(golds))
+
+    def without_training_answers(self) -> AnnotationTask:
+        """The same without recall by novelty."""
+        return AnnotationTask(self.name, self.kinds, frozenset())
 
     def parse(self, answer: str) -> Parsed:
         """A list, lines of a PubTator file, or IOB2 tags (tasks/mentions.py)."""
@@ -143,11 +148,11 @@ class AnnotationTask:
         return f"- {items.most_common(1)[0][0]}" if items else "- none"
 
     def floors(self, train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[str]]:
-        """dictionary, gold_pairs (tasks/dictionary.py)."""
-        return floor_answers(
-            [one.value for one in map(read_gold, train) if one.value is not None],
-            [self.gold(example).value for example in examples],
-        )
+        """dictionary, gold_pairs (tasks/dictionary.py). `examples` have gold answers that can be read."""
+        golds = [gold for example in examples if (gold := self.gold(example).value) is not None]
+        if len(golds) < len(examples):
+            raise ValueError("a gold answer can't be read: check_golds comes first")
+        return floor_answers([one.value for one in map(read_gold, train) if one.value is not None], golds)
 
 
 def _forms(golds: Golds) -> frozenset[str]:

@@ -98,9 +98,9 @@ def annotated_abstract(row: Row) -> list[Example]:
         known = ", ".join(KINDS)
         raise BadRow(f"its mentions are of unknown types: {', '.join(sorted(kinds))} (known are {known})")
     whole = f"{title}\n{abstract}"
-    known = _annotated(row, len(whole) - len(whole.lstrip()))
+    told = _annotated(row, len(whole) - len(whole.lstrip()))
     return [
-        replace(one, facts=ASKED[task] | {"article": _place(one.messages[0])} | known)
+        replace(one, facts=ASKED[task] | {"article": _place(one.messages[0])} | told)
         for task in TASKS
         if (listed := _listed(row, task))
         for one in [
