@@ -89,17 +89,16 @@ class Prefill:
         self.cache.write(layer, self.slots_T, self.positions_T, k_BKTD, v_BKTD)
         if not self.before:
             return self.packed.attend(layer, q_BHTD, k_BKTD, v_BKTD, scale, window)
-        sides = [
-            torch.cat([prefix, own], dim=2)[:, :, self._key_places]
-            for prefix, own in zip(self.cache.prefix[layer], (k_BKTD, v_BKTD), strict=True)
-        ]
+        prefix_k, prefix_v = self.cache.prefix[layer]
+        all_k = torch.cat([prefix_k, k_BKTD], dim=2)[:, :, self._key_places]
+        all_v = torch.cat([prefix_v, v_BKTD], dim=2)[:, :, self._key_places]
         if flash_takes(q_BHTD):
             of_keys = (self._key_edges, self.packed.max_length + self.before)
             return flash(
-                q_BHTD, *sides, self.packed.cu_seqlens, self.packed.max_length, scale, window, of_keys
+                q_BHTD, all_k, all_v, self.packed.cu_seqlens, self.packed.max_length, scale, window, of_keys
             )
         lengths = self.packed.lengths
-        keys, values = (x.split_with_sizes([self.before + n for n in lengths], dim=2) for x in sides)
+        keys, values = (x.split_with_sizes([self.before + n for n in lengths], dim=2) for x in (all_k, all_v))
         documents = zip(q_BHTD.split_with_sizes(lengths, dim=2), keys, values, strict=True)
         return torch.cat([causal(q, k, v, scale, window) for q, k, v in documents], dim=2).transpose(1, 2)
 

@@ -49,13 +49,18 @@ class SlotGenerator:
     """
 
     def __init__(
-        self, model: PreTrainedModel, slots: int | Literal["auto"] = 16, max_length: int | None = None
+        self,
+        model: PreTrainedModel,
+        slots: int | Literal["auto"] = "auto",
+        max_length: int | None = None,
+        memory: float | None = None,
     ) -> None:
         if model.config._attn_implementation != ATTENTION:
             raise TypeError(
                 f"the model attends by {model.config._attn_implementation!r}, not by {ATTENTION!r}"
             )
-        self.model, self.slots = model, 16 if slots == "auto" else slots
+        self.model, self.memory = model, memory
+        self.slots: int | Literal["auto"] = slots
         positions = int(model.config.max_position_embeddings)
         self.room = positions if max_length is None else min(max_length, positions)
 
@@ -94,11 +99,10 @@ class SlotGenerator:
         for module in training:
             module.training = False
         length = len(jobs[0].prompt) + decoding.max_tokens
-        slots = (
-            slots_that_fit(self.model, len(jobs), length, PREFILL_TOKENS, self.memory)
-            if self.slots == "auto"
-            else min(self.slots, len(jobs))
-        )
+        if isinstance(self.slots, int):
+            slots = min(self.slots, len(jobs))
+        else:
+            slots = slots_that_fit(self.model, len(jobs), length, PREFILL_TOKENS, self.memory)
         try:
             decoder = Decoder(self.model, slots, length, decoding, stop_ids, guide)
             yield from _Session(decoder, jobs).run()
