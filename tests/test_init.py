@@ -138,9 +138,8 @@ def test_what_it_sees_is_what_check_takes(case: str, tmp_path: Path) -> None:
     rows = make(tmp_path)
     recipe = written(rows)
     assert {key: getattr(recipe.data, key) for key in expected} == expected
-    assert recipe.model.base == "starter" and recipe.evaluate.task == (
-        "extraction" if case == "extraction" else "text"
-    )
+    task = {"extraction": "extraction", "pubtator": "annotations"}.get(case, "text")
+    assert recipe.model.base == "starter" and recipe.evaluate.task == task
     assert main(["check", str(tmp_path / "written.yaml"), "--runs-dir", str(tmp_path / "runs")]) == 0
 
 
@@ -271,6 +270,7 @@ def test_what_makes_no_sense_is_refused_with_what_was_looked_for(
 def test_every_mission_is_recognised(mission: str, tmp_path: Path) -> None:
     recipe = written(write_rows(mission, tmp_path, 40))
     expected = {"cancer-extraction": "instruction", "chemical-disease": "auto", "kannada": "sharegpt"}
+    expected["visit-notes"] = "auto"
     expected |= {
         "medical-qa": "instruction",
         "discharge-records": "instruction",

@@ -199,6 +199,6 @@ def test_planted_faults_are_found_by_their_kind(corpus: tuple[list[Example], lis
     recall = {kind: round(found[kind] / times[kind], 3) for kind in times}
     print(f"seed {seed}: recall by kind {recall} of {dict(times)}")
     assert (
-        set(times) == {"reversed", "hallucinated", "missed", "boundary", "type"} and min(times.values()) > 50
+        set(times) == {"reversed", "hallucinated", "missed", "boundary", "type"} and min(times.values()) > 20
     )
     assert all(one >= 0.95 for one in recall.values()), seed

@@ -19,6 +19,7 @@ from tunesmith.recipe_file import load_recipe
 from tunesmith.run import require_writable, write_atomic
 from tunesmith.store import hub
 from tunesmith.tasks.json_answer import read_object
+from tunesmith.tasks.mentions import KINDS
 from tunesmith.tasks.script import main_script, script_letters
 from tunesmith.tokenizer_files import TOKENIZER_FILES
 from tunesmith.verbs.init_recipe import Findings, Lengths, limit, recipe_text
@@ -116,7 +117,10 @@ def _beside(rows: Path, seen: Look) -> dict[str, Look]:
 
 
 def _task(seen: Look) -> tuple[str, int]:
-    """extraction where answers are JSON objects; and how many of them are none then."""
+    """annotations where rows say what is annotated, extraction where answers are JSON objects; and how many of them
+    are none then."""
+    if seen.examples and all(example.facts.get("kind") in KINDS for example in seen.examples):
+        return "annotations", 0
     answers = [answer for answer in answers_of(seen) if answer.strip()]
     objects = sum(read_object(answer).value is not None for answer in answers)
     if answers and 2 * objects > len(answers):
@@ -179,8 +183,8 @@ def _say_what(found: Findings) -> None:
         _warn(f"a guess: {seen.guessed}")
     if seen.role:
         say("role", f"{seen.role.value}: {seen.role.why}")
-    answers = "JSON objects" if found.task == "extraction" else "texts"
-    say("task", f"{found.task}: the answers are {answers}")
+    answers = {"extraction": "JSON objects", "annotations": "lists of annotated entities and pairs"}
+    say("task", f"{found.task}: the answers are {answers.get(found.task, 'texts')}")
     for key, choice in (("group", seen.group), ("stratify", seen.stratify)):
         if choice:
             say(key, f"{choice.value}: {choice.why}")

@@ -260,6 +260,8 @@ def _evaluate(found: Findings) -> list[str]:
         task, why = "auto", "extraction, as most answers are JSON objects; say so once the others are mended"
     elif found.task == "extraction":
         task, why = "extraction", "scores by field of the JSON answers"
+    elif found.task == "annotations":
+        task, why = "annotations", "entities by name, span and id; relations by id pair"
     else:
         task, why = "text", "words shared with the known answer"
     lines = ["evaluate:", _line("task", task, why)]
