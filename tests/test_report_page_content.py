@@ -421,15 +421,24 @@ def test_kinds_of_faults_of_a_users_task_are_text(tmp_path: Path) -> None:
 # ---- its weight and its colours
 
 
-def test_a_thousand_long_rows_stay_below_two_megabytes(tmp_path: Path) -> None:
+def test_a_thousand_long_rows_stay_below_two_megabytes(
+    made: tuple[Run, dict[str, Any]], tmp_path: Path
+) -> None:
     rows = reports(1000, seed=8, name="test")
-    long = "The patient was seen again, and nothing else is said of it. " * 300
+    long = "The patient was seen again, and nothing else is said of it. " * 140
     rows = [replace(row, messages=(Message("user", f"{row.asked} {long}"), row.messages[-1])) for row in rows]
-    run = write_run(tmp_path / "tiny", TRAIN, test=rows)
-    fill(run, rows)
-    write_report(recipe(), run)
-    assert (run.report / "report.html").stat().st_size < 2_000_000
-    assert "more characters in the predictions file" in (run.report / "report.html").read_text()
+    rng = random.Random(3)
+    for system, skill in (("tuned", 0.4), ("base", 0.2)):
+        answers = [
+            guess(row, rng, skill) + long[: 9000 * (number % 10 == 0)] for number, row in enumerate(rows)
+        ]
+        write_predictions(tmp_path / f"{system}.jsonl", rows, answers)
+    task = make_task("auto", None, [row.answer or "" for row in TRAIN])
+    quoted = quote(load_systems(tmp_path, rows, task))
+    assert len(quoted.rows) >= 25
+    html = page.render(made[1], {}, quoted)
+    assert len(html.encode()) < 2_000_000
+    assert "more characters in the predictions file" in html
 
 
 def _luminance(colour: str) -> float:

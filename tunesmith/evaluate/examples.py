@@ -11,8 +11,8 @@ import numpy as np
 
 from tunesmith.evaluate.score import FIRST, Systems, headline_of, metrics_of
 from tunesmith.example import Example
-from tunesmith.tasks import Detail
-from tunesmith.tasks.answered import answered, faults_of, lower_is_better
+from tunesmith.tasks import Detail, Task
+from tunesmith.tasks.answered import answered, faults_of, for_answers, lower_is_better
 from tunesmith.tasks.protocol import FAULTS, Fault
 
 SHOWN = 25  # rows of either order
@@ -92,17 +92,18 @@ def quote(systems: Systems, limit: int = SHOWN) -> Quoted:
     scores = metrics_of(task, scored)[headline](scored.counts)
     sign = -1.0 if headline in lower_is_better(task) else 1.0
     looks, counted = [], _Mistakes()
+    alike = for_answers(task, [lines[0]["answer"] for lines in scored.predictions])
     for number, example in enumerate(systems.examples):
         row = answered(task, example, scored.predictions[number][0])
         details = task.details(row.gold, row.predicted)
         counted.add(example.id, details)
         looks.append(
-            _look(number, sign * float(scores[number]), details, faults_of(task, row), row.line, sign)
+            _look(number, sign * float(scores[number]), details, faults_of(alike, row), row.line, sign)
         )
     chosen = _chosen(looks, limit)
     by_harm = {look.number: place for place, look in enumerate(sorted(chosen, key=lambda one: one.harmful))}
     rows = [
-        _shown(systems, name, look.number, float(scores[look.number]), place, by_harm[look.number])
+        _shown(systems, alike, name, look.number, float(scores[look.number]), place, by_harm[look.number])
         for place, look in enumerate(sorted(chosen, key=lambda one: one.worst))
     ]
     return Quoted(rows, counted.commonest())
@@ -138,7 +139,10 @@ def _chosen(looks: Sequence[_Look], limit: int) -> list[_Look]:
     return list(kept.values())
 
 
-def _shown(systems: Systems, name: str, number: int, score: float, worst: int, harmful: int) -> ShownRow:
+def _shown(
+    systems: Systems, alike: Task, name: str, number: int, score: float, worst: int, harmful: int
+) -> ShownRow:
+    """`alike`: the task as it reads the faults of this system's answers."""
     task, example = systems.task, systems.examples[number]
     said = {one: systems.scored[one].predictions[number][0] for one in _beside(systems, name)}
     rows = {one: answered(task, example, line) for one, line in said.items()}
@@ -148,7 +152,7 @@ def _shown(systems: Systems, name: str, number: int, score: float, worst: int, h
         example.answer or "", {one: str(line["answer"]) for one, line in said.items()},
         rows[name].predicted.problems, bool(said[name].get("stopped", True)),
         {one: task.details(row.gold, row.predicted) for one, row in rows.items()},
-        tuple(faults_of(task, rows[name])), tuple(_spans(example)), worst, harmful,
+        tuple(faults_of(alike, rows[name])), tuple(_spans(example)), worst, harmful,
     )  # fmt: skip
 
 

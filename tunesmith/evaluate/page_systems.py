@@ -27,12 +27,13 @@ _KINDS = {
     "tuned": "tuned", "base": "base", "prompt": "base with a prompt", "constrained": "held to the schema",
     "quantised": "base, quantised", "exported": "exported", "other": "another file", "floor": "floor: no model",
 }  # fmt: skip
-# metrics of the figure: all between 0 and 1, higher is better
+# metrics of the figure, before others that lie between 0 and 1 and get better as they rise
 _PICTURED = (
     "item_f1", "item_f1_macro", "field_exact", "row_exact", "schema_valid", "grounded_words", "word_f1", "match",
     "exact_match", "answered", "mention_f1", "string_f1", "concept_f1", "relation_f1", "parse_rate",
 )  # fmt: skip
 _IN_FIGURE = 4  # systems of the figure of many metrics
+_DRAWN = 8  # metrics of that figure
 _IN_SIGHT = 10  # metrics of the table that is not folded
 
 
@@ -112,7 +113,9 @@ def scores_section(content: Mapping[str, Any]) -> str:
     """Every metric of every system; those of single fields apart, folded."""
     scores, systems = content["scores"], ordered(content)
     metrics = listed_metrics(scores)
-    pictured = [metric for metric in _PICTURED if metric in metrics][:8]
+    shares = [metric for metric in metrics if _is_share(content, metric)]
+    pictured = sorted(shares, key=lambda metric: metric not in _PICTURED)[:_DRAWN]
+    pictured = [metric for metric in metrics if metric in pictured]
     parts = []
     if pictured:
         kept = {
@@ -138,6 +141,13 @@ def scores_section(content: Mapping[str, Any]) -> str:
         '<p class="note">n counts rows, also where a metric divides by something else. ↓: lower is better.</p>'
     )
     return "".join(parts)
+
+
+def _is_share(content: Mapping[str, Any], metric: str) -> bool:
+    """Whether a metric lies between 0 and 1 in every system and gets better as it rises."""
+    found = [one[metric] for one in content["scores"].values() if metric in one]
+    known = [one[key] for one in found for key in ("value", "low", "high") if one[key] is not None]
+    return bool(known) and 0 <= min(known) <= max(known) <= 1 and not less_is_better(content, metric)
 
 
 def _metrics(content: Mapping[str, Any], metrics: list[str], systems: list[str], name: str) -> str:

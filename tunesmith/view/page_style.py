@@ -38,7 +38,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 2px; } table.te
 table.proofs td:nth-child(-n+4) { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
 td .what { display: block; color: var(--soft); font-size: 0.78rem; min-width: 17em; max-width: 30em; font-weight: 400;
-  white-space: normal; } table.two-text :is(th, td):nth-child(2) { text-align: left; }
+  white-space: normal; overflow-wrap: anywhere; } table.two-text :is(th, td):nth-child(2) { text-align: left; }
 table.small td { color: var(--grey); } tr.total td { font-weight: 600; border-top: 1.5px solid var(--soft); }
 .match, .passed { color: var(--good); } .wrong, .hallucinated, .failed { color: var(--bad); font-weight: 600; }
 .missed, .partly { color: var(--bad); } .null, .unparsed { color: var(--grey); }
