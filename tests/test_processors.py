@@ -313,3 +313,48 @@ def test_record_requests() -> None:
     assert new.answer is None
     with pytest.raises(BadRow, match="there is no service"):
         made({"sex": "M", "record": "x"}, "record_request")
+
+
+# ---- visit_note
+
+
+def test_visit_notes_and_their_sections() -> None:
+    (one,) = made(
+        {
+            "ID": 3,
+            "section_header": "FAM/SOCHX",
+            "section_text": " None. ",
+            "dialogue": "Doctor: Hm?\nPatient: No.\n",
+        },
+        "visit_note",
+    )
+    assert one.answer == "Family and social history:\nNone." and one.slices == {
+        "section": "Family and social history"
+    }
+    order, _, talk = one.messages[0].content.partition("\n\n")
+    assert order.startswith("Write the section") and talk == "Doctor: Hm?\nPatient: No."
+    assert one.messages[0].context == len(order) + 2 and one.messages[0].context_end == len(
+        one.messages[0].content
+    )
+    (whole,) = made(
+        {"dialogue": "A: b", "note": "PLAN\nrest", "encounter_id": "e7"}, "visit_note", system="S"
+    )
+    assert whole.answer == "PLAN\nrest" and whole.document == "e7" and whole.messages[0].content == "S"
+    assert whole.asked.startswith("Write the visit note") and whole.slices == {}
+
+
+def test_visit_notes_to_be_answered_and_refused() -> None:
+    row = {"section_header": "CC", "section_text": "Cough.", "dialogue": "A: b"}
+    (asked,) = made(row, "visit_note", labelled=False)
+    assert asked.answer is None and asked.slices == {"section": "Chief complaint"}
+    (plain,) = made(
+        {"conversation": "A: b", "section_header": "Own heading", "section_text": "x"}, "visit_note"
+    )
+    assert plain.answer == "Own heading:\nx"
+    for broken, told in (
+        ({"note": "x"}, "no conversation"),
+        ({"dialogue": "A: b", "section_text": "x"}, "no section_header"),
+        ({"dialogue": 4}, "has to be text"),
+    ):
+        with pytest.raises(BadRow, match=told):
+            made(broken, "visit_note")

@@ -147,6 +147,10 @@ def _how(seen: Look, rows: list[Row]) -> None:
             "record_request", "records with sex and service: the request is written from them"
         )
         return
+    if {"dialogue", "section_header", "section_text"} <= names:
+        seen.manner = Manner(processor="visit_note")
+        seen.format = Choice("visit_note", "conversations with a section of their note: heading and text")
+        return
     known = format_of([("", row) for row in rows], Manner())
     if known != "auto":
         seen.manner = Manner(format=known)
