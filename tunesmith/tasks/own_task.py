@@ -20,12 +20,12 @@ def blamed(task: Task, row: str = "") -> Iterator[None]:
     except Exception as error:  # the user's own code: anything may happen
         if not is_own(task):
             raise
-        places = extract_tb(error.__traceback__)
-        own = [one for one in places if one.filename == _file(task)] or places
+        file, line = _place(task)
+        own = [one.lineno for one in extract_tb(error.__traceback__) if one.filename == file]
         raise TunesmithError(
             f"the task {task.name!r} fails{' on a row' if row else ''}: {type(error).__name__}: {error}",
-            where=f"{own[-1].filename}:{own[-1].lineno}" + (f", on row {row}" if row else ""),
-            fix="mend that line, then the same command again",
+            where=f"{file}:{own[-1] if own else line}" + (f", on row {row}" if row else ""),
+            fix="mend what this line does or returns, then the same command again",
         ) from error
 
 
@@ -34,6 +34,7 @@ def is_own(task: Task) -> bool:
     return not type(getattr(task, "_task", task)).__module__.startswith("tunesmith.")
 
 
-def _file(task: Task) -> str | None:
+def _place(task: Task) -> tuple[str | None, int | None]:
+    """File and line of the task's `counts`."""
     code = getattr(getattr(type(getattr(task, "_task", task)), "counts", None), "__code__", None)
-    return None if code is None else str(code.co_filename)
+    return (None, None) if code is None else (str(code.co_filename), int(code.co_firstlineno))

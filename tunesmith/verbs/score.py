@@ -19,6 +19,7 @@ from tunesmith.recipe_file import load_recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, find_run, unreadable
 from tunesmith.tasks import Task
+from tunesmith.tasks.json_answer import read_object
 from tunesmith.tasks.score import examples_in, read_predictions, score_answers
 from tunesmith.view.scored import GOLDS, run_task, scored_rows, task_of, training_answers
 
@@ -120,7 +121,10 @@ def _task(recipe: Recipe, rows: list[Example], runs_dir: Path) -> Task:
     run = Run(runs_dir / recipe.name) if isinstance(runs_dir, Path) else None
     if run is not None and _is_of(recipe, run):
         return task_of(recipe, training_answers(run))
-    task = task_of(recipe, [row.answer or "" for row in rows])
+    golds = [row.answer or "" for row in rows]
+    if recipe.evaluate.task == "extraction":  # what is no object is named with its row when golds are checked
+        golds = [gold for gold in golds if read_object(gold).value is not None] or golds
+    task = task_of(recipe, golds)
     if not getattr(task, "needs_training_answers", False):
         return task
     try:
