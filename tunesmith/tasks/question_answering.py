@@ -24,7 +24,7 @@ from tunesmith.tasks.overlap import cut_by, overlap_counts, overlap_meaning, ove
 from tunesmith.tasks.protocol import Detail, Fault, Golds, Parsed, Table
 from tunesmith.tasks.rouge import is_english, tokens
 from tunesmith.tasks.sections import Headings, kind_of
-from tunesmith.tasks.standing import Gram, Read, Standing, grams_of
+from tunesmith.tasks.standing import HALF, Gram, Read, Standing, grams_of
 from tunesmith.tasks.sums import Metric, Share, Sums, mean, ratio
 from tunesmith.tasks.text_faults import cut_short, made_up
 
@@ -54,6 +54,7 @@ class QuestionTask:
         golds = golds[:: max(1, len(golds) // _SAMPLE)]
         self.headings = Headings.learn(golds)
         self.standing = Standing.learn(golds)
+        self.always = Standing.learn(golds, HALF).grams
         self.repeated = frozenset[Gram]()
         """What the scored system itself says again and again."""
         self.english = is_english(golds)
@@ -67,7 +68,7 @@ class QuestionTask:
     def for_answers(self, answers: Sequence[str]) -> QuestionTask:
         """Also passes over what most of these answers repeat and a row's gold doesn't say."""
         made = copy(self)
-        made.repeated = Standing.learn(answers).grams
+        made.repeated = Standing.learn(answers, HALF).grams
         return made
 
     def parse(self, answer: str) -> Parsed:
@@ -158,7 +159,7 @@ class QuestionTask:
                 )
             )
         if self.standing.shown:
-            note = "Six words and more that a tenth of the training answers hold; overlap is scored without them."
+            note = "Six words and more that a fifth of the training answers hold; overlap is scored without them."
             made.append(Table("Standing phrases", ("phrase", "share of training answers"), self.standing.shown, note,
                               quotes=True))  # fmt: skip
         return made
@@ -204,12 +205,13 @@ class QuestionTask:
 
     def _sides(self, gold: Parsed, predicted: Parsed) -> Sides:
         right, given = str(gold.value or ""), str(predicted.value or "")
-        phrases = self.standing.grams
+        phrases, always, said = self.standing.grams, self.always, grams_of(right)
         read = Read(right, phrases)
         if read.standing == read.words:  # one of a few set answers: nothing else is there to be scored
-            read, phrases = Read(right), phrases - grams_of(right)
-        said = Read(given, phrases | (self.repeated - grams_of(right)))
-        return Sides(read, said, self._said(read), self._said(said))
+            read, phrases, always = Read(right), phrases - said, always - said
+        repeated = self.repeated - said
+        sections = [self._said(Read(right, always)), self._said(Read(given, always | repeated))]
+        return Sides(read, Read(given, phrases | repeated), *sections)
 
     def _said(self, read: Read) -> dict[str, str]:
         made: dict[str, str] = {}
@@ -283,7 +285,7 @@ _MEANING = {
     "terms_found": f"of the different medical words of each gold answer, the share that its answer has ({NAME})",
     "treatments_made_up": "of the drugs, treatments and doses that answers name, the share that stands neither in the "
     f"gold nor in the prompt ({NAME}, English alone); lower is better",
-    "boilerplate": "share of words in phrases that a tenth of the training answers, or of this system's own, hold",
+    "boilerplate": "share of words in phrases that a fifth of the training answers, or half of this system's, hold",
     "gold_boilerplate": "the same in the gold answers, by the training answers",
     "match": "share of answers with the gold's words in its order, case and punctuation aside",
     "answered": "share of answers that are not empty",

@@ -66,15 +66,17 @@ class Headings:
 
     def sections(self, text: str) -> list[Section]:
         """In their order. Two of one name are both there."""
-        marks: dict[int, tuple[str, int]] = {}
+        marks: dict[
+            int, tuple[int, str]
+        ] = {}  # by the end: "1. Plan:" is one heading, whichever form finds it
         for form in (_HASHES, _BOLD, _PLAIN, _INSIDE):
             for name, begin, end in _found(form, text):
                 if form in (_HASHES, _BOLD) or name in self.known or name in _KIND:
-                    marks.setdefault(begin, (self._shown(name), end))
-        begins = sorted(marks)
+                    marks.setdefault(end, (begin, self._shown(name)))
+        ends = sorted(marks)
         return [
-            Section(marks[begin][0], marks[begin][1], after)
-            for begin, after in pairwise([*begins, len(text)])
+            Section(marks[end][1], end, marks[after][0] if after in marks else len(text))
+            for end, after in pairwise([*ends, -1])
         ]
 
     def _shown(self, name: str) -> str:

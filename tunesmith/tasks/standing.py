@@ -1,8 +1,10 @@
 """Standing phrases: what many answers say alike, whatever is asked. It flatters scores and answers nothing.
 
-A phrase is six words in a row that a tenth of the answers hold. Of a gold answer, phrases of the training answers are
-left out; of a model's answer these too, and what the model itself repeats where this row's gold does not say it.
-A gold answer of standing phrases alone is scored whole: a choice among few set answers is a task as well.
+A phrase is six words in a row that a fifth of the training answers hold (the data check `boilerplate` counts the same).
+Of a gold answer such phrases are left out; of a model's answer these too, and what half of the model's own answers
+repeat where this row's gold does not say it. A section counts as empty only where nothing stands in it but what half of
+all answers hold: what stands in a fifth may be one of five treatments. A gold answer of standing phrases alone is
+scored whole: a choice among few set answers is a task as well.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from itertools import groupby
 from tunesmith.tasks.rouge import spans
 
 WORDS = 6
-OFTEN = 0.1  # share of answers
+OFTEN = 0.2  # share of answers
+HALF = 0.5
 LEAST = 4  # answers that hold it, however few there are
 _LOOKED_AT = 1000
 _SHOWN = 8
@@ -32,13 +35,13 @@ class Standing:
     """The commonest phrases as they are written, with the share of answers that hold them."""
 
     @classmethod
-    def learn(cls, texts: Sequence[str]) -> Standing:
-        """From answers, evenly drawn where they are many."""
+    def learn(cls, texts: Sequence[str], share: float = OFTEN) -> Standing:
+        """Of `share` of these answers, evenly drawn where they are many."""
         texts = texts[:: max(1, len(texts) // _LOOKED_AT)]
         counts: Counter[int] = Counter()  # hashes: a tuple of words takes ten times the room
         for text in texts:
             counts.update({hash(gram) for gram in _grams(_words(text))})
-        least = max(LEAST, OFTEN * len(texts))
+        least = max(LEAST, share * len(texts))
         often = {gram for gram, times in counts.items() if times >= least}
         if not often:
             return cls()
