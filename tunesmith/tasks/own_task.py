@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import extract_tb
@@ -20,21 +21,22 @@ def blamed(task: Task, row: str = "") -> Iterator[None]:
     except Exception as error:  # the user's own code: anything may happen
         if not is_own(task):
             raise
-        file, line = _place(task)
+        made = type(_inner(task))
+        file = getattr(sys.modules.get(made.__module__), "__file__", None) or made.__module__
         own = [one.lineno for one in extract_tb(error.__traceback__) if one.filename == file]
         raise TunesmithError(
             f"the task {task.name!r} fails{' on a row' if row else ''}: {type(error).__name__}: {error}",
-            where=f"{file}:{own[-1] if own else line}" + (f", on row {row}" if row else ""),
-            fix="mend what this line does or returns, then the same command again",
+            where=f"{file}:{own[-1] if own else f' {made.__name__}'}" + (f", on row {row}" if row else ""),
+            fix="mend what it does or returns, then the same command again",
         ) from error
 
 
 def is_own(task: Task) -> bool:
     """Whether a user wrote the task's class, be it around one of ours."""
-    return not type(getattr(task, "_task", task)).__module__.startswith("tunesmith.")
+    return not type(_inner(task)).__module__.startswith("tunesmith.")
 
 
-def _place(task: Task) -> tuple[str | None, int | None]:
-    """File and line of the task's `counts`."""
-    code = getattr(getattr(type(getattr(task, "_task", task)), "counts", None), "__code__", None)
-    return (None, None) if code is None else (str(code.co_filename), int(code.co_firstlineno))
+def _inner(task: Task) -> Task:
+    """Without the user's own metrics around it."""
+    made: Task = getattr(task, "_task", task)
+    return made
