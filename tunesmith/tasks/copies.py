@@ -122,7 +122,7 @@ class CopyIndex:
             gold = int(self._gold_at(np.array(place)))
             if gold == without:
                 continue
-            a, b = self._followed(said, start, place, gold)
+            a, b = map(int, self._followed(said, start, place, gold))
             mine = b - a - int(common[b] - common[a])
             run = max(run, b - a)
             if (mine, b - a) > (own, length):
