@@ -1,7 +1,7 @@
 """Faults planted into gold answers, with what a detector has to say of each: for the tests that count its misses.
 
 `plant(family, seed)` makes rows of a family of tasks and one answer for each: the gold answer, the same told otherwise,
-or one that is spoiled in exactly one way. FAMILIES names them.
+or one that is spoiled in exactly one way. EXTRACTION is here, the other families are in planted_texts.py.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tunesmith.starter.values import FIELDS, draw
 
 
 class Spoiled(NamedTuple):
-    """An answer, whether it ended by itself, and the place of the fault ("" for the whole answer)."""
+    """An answer, the place of the fault ("" where none is asked for), whether it ended by itself (None: not told)."""
 
     answer: str
     where: str = ""
-    stopped: bool = True
+    stopped: bool | None = True
 
 
 Plant = Callable[[Example, random.Random], "Spoiled | None"]
@@ -37,7 +37,7 @@ class Family:
     rows: Callable[[int, int], list[Example]]
     """(count, seed) → rows with gold answers."""
     plants: Mapping[str, tuple[str, Plant]]
-    """Name of a fault → the kind in FAULTS that has to be found, and how it is planted."""
+    """Name of a fault → the kind in FAULTS that has to be found (or one of several: a|b), and how it is planted."""
     told_otherwise: Callable[[Example, random.Random], str]
     """The gold answer in another form that is as good: no fault may be found in it."""
     train: Callable[[int, int], list[Example]]
@@ -80,7 +80,8 @@ def plant(family: Family, seed: int, per_plant: int = 60) -> list[Planted]:
 
 
 def _line(example: Example, spoiled: Spoiled) -> dict[str, Any]:
-    return {"id": example.id, "answer": spoiled.answer, "gold": example.answer, "stopped": spoiled.stopped}
+    told = {} if spoiled.stopped is None else {"stopped": spoiled.stopped}
+    return {"id": example.id, "answer": spoiled.answer, "gold": example.answer, **told}
 
 
 def empty(example: Example, rng: random.Random) -> Spoiled:
@@ -93,6 +94,12 @@ def cut(example: Example, rng: random.Random) -> Spoiled | None:
     answer = example.answer or ""
     end = int(len(answer) * rng.uniform(0.5, 0.67))
     return Spoiled(answer[:end], stopped=False) if answer[:end].strip() else None
+
+
+def cut_and_not_told(example: Example, rng: random.Random) -> Spoiled | None:
+    """The same in a file that doesn't say how answers ended."""
+    spoiled = cut(example, rng)
+    return spoiled and spoiled._replace(stopped=None)
 
 
 # ---- extraction: reports of the starter's generator
@@ -181,10 +188,9 @@ EXTRACTION = Family(
         "lost value": ("missed", lost_value),
         "empty": ("empty", empty),
         "truncated": ("truncated", cut),
+        "truncated, not told": ("truncated", cut_and_not_told),
         "prose": ("unparsable", prose),
     },
     respelled,
     _training_reports,
 )
-
-FAMILIES: dict[str, Family] = {"extraction": EXTRACTION}
