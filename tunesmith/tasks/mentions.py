@@ -6,7 +6,8 @@ sequence of IOB2 tags. What a row's annotators wrote stands in `Example.facts`:
     kind       entities or relations: what is asked
     types      types of entities that are asked; of a relation, the types of its two sides in order
     relation   name of the relation asked ("CID")
-    article    [begin, end, length]: the article's characters in what the user said, and how long that was as a whole
+    article    [begin, end, length]: the article's characters in what the user said, and how long that was as a whole;
+               without it the article is all that the user said
     mentions   [[start, end, text, type, [ids]], …], counted in the article; of all types
     relations  [[name, id, id], …]
     given      true where the prompt itself names the gold entities of a relation
@@ -138,33 +139,44 @@ def read_gold(example: Example) -> Parsed:
     said = read_answer(example.answer or "")
     if said.value is None:
         return said
-    facts = example.facts
-    kind = facts.get("kind") or _kind_of(said.value)
-    if kind not in KINDS:
-        return Parsed(None, (f"unparsable: facts.kind is {kind!r}; known are {', '.join(KINDS)}",))
-    types = tuple(_fold(one) for one in facts.get("types") or ())
-    if kind == "relations" and types and len(types) != 2:
-        return Parsed(None, ("unparsable: facts.types of a relation are the types of its two sides",))
-    article, cut = _article(example)
     try:
-        mentions = tuple(_mention(one, cut) for one in facts.get("mentions") or ())
-        relations = tuple(Relation(_fold(a), str(b), str(c)) for a, b, c in facts.get("relations") or ())
-    except (TypeError, ValueError) as error:
-        return Parsed(
-            None, (f"unparsable: facts.mentions or facts.relations are not as they should be: {error}",)
-        )
+        return Parsed(_gold(example, said.value))
+    except (TypeError, ValueError, AttributeError) as error:
+        return Parsed(None, (f"unparsable: the row's facts are not as they should be: {error}",))
+
+
+def _gold(example: Example, said: Said) -> Gold:
+    """ValueError and its kin where the facts can't be right."""
+    facts = example.facts
+    kind = facts.get("kind") or _kind_of(said)
+    types = facts.get("types") or []
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; known are {', '.join(KINDS)}")
+    if not isinstance(types, list | tuple) or (kind == "relations" and len(types) not in (0, 2)):
+        raise ValueError("types is a list of types; of a relation it has those of its two sides")
+    article, cut = _article(example)
+    mentions = tuple(_mention(one, cut) for one in facts.get("mentions") or ())
+    relations = tuple(Relation(_fold(a), str(b), str(c)) for a, b, c in facts.get("relations") or ())
     for one in mentions:
-        if one.start >= 0 and article[one.start : one.end] != one.text:
-            held = f"{one.text!r} is not at {one.start} to {one.end} of the article"
-            return Parsed(None, (f"unparsable: facts.mentions: {held}",))
-    if said.value.form != "list":  # the answer itself holds spans or tags
-        mentions = mentions or said.value.mentions
-        relations = relations or said.value.relations
+        out_of_sight = cut > 0 > one.start  # its front was cut off with the article's
+        if not out_of_sight and (one.start < 0 or article[one.start : one.end] != one.text):
+            raise ValueError(f"the mention {one.text!r} is not at {one.start} to {one.end} of the article")
+    if said.form == "tags":
+        mentions = said.mentions  # places among tokens
+    elif said.form == "spans":
+        mentions, relations = mentions or said.mentions, relations or said.relations
     needed = ("mentions", "relations") if kind == "relations" else ("mentions",)
-    known = said.value.form != "list" or all(name in facts for name in needed)
-    name = _fold(str(facts.get("relation") or ""))
-    given = bool(facts.get("given"))
-    return Parsed(Gold(kind, types, name, article, mentions, relations, said.value, known, given))
+    return Gold(
+        kind,
+        tuple(_fold(one) for one in types),
+        _fold(facts.get("relation") or ""),
+        article,
+        mentions,
+        relations,
+        said,
+        annotated=said.form != "list" or all(name in facts for name in needed),
+        given=bool(facts.get("given")),
+    )
 
 
 def _fold(text: str) -> str:
