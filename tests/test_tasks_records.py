@@ -11,7 +11,7 @@ from invented_records import records
 
 from tunesmith.example import Example
 from tunesmith.tasks import make_task
-from tunesmith.tasks.answered import answered, faults_of, study_of
+from tunesmith.tasks.answered import answered, faults_of, study_of, wants_every_sample
 from tunesmith.tasks.record_checks import Forms, asked_of, dates, days, fields, impossible, sexes
 from tunesmith.tasks.records import RecordsTask
 from tunesmith.tasks.score import check_golds, score_answers
@@ -162,6 +162,22 @@ def test_study_shows_diversity_and_copies_beside_the_gold(task):
     assert one["self-BLEU"] > 99 > gold["self-BLEU"] and one["distinct-3"] < gold["distinct-3"]
     assert (one["repeated texts"], one["repeated names"], gold["repeated names"]) == (1.0, 1.0, 0.0)
     assert [row[-1] for row in copied.rows] == [20, 0] and not (diverse.quotes or copied.quotes)
+
+
+def test_samples_of_one_row_are_compared_with_each_other(task):
+    """Two rows, three samples each: the first row's are one record, the second's are three."""
+    said = [TRAIN[0].answer] * 3 + [row.answer for row in TRAIN[1:4]]
+    rows = [answered(task, TEST[i // 3], {"answer": one}) for i, one in enumerate(said)]
+    diverse, copied = study_of(task, rows)
+    assert wants_every_sample(task) and [row[0] for row in diverse.rows] == [
+        "answers",
+        "samples of one row, mean",
+        "gold answers",
+    ]
+    of_all, of_one, gold = (dict(zip(diverse.columns, row, strict=True)) for row in diverse.rows)
+    assert (of_all["texts"], of_one["texts"], gold["texts"]) == (6, 3.0, 2)
+    assert (of_all["repeated texts"], of_one["repeated texts"], of_one["repeated names"]) == (0.5, 0.5, 0.5)
+    assert copied.rows[1][1] == 2
 
 
 # ---- reading

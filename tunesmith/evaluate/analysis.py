@@ -1,6 +1,6 @@
 """What the answers of every model say beyond scores: the task's studies, faults by type and slice, what to do next.
 
-All of it needs the predictions alone, and the first sample of each row.
+All of it needs the predictions alone, and the first sample of each row; a study may ask for every sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tunesmith.evaluate.faults import find_faults, summary
 from tunesmith.evaluate.next_steps import next_steps
 from tunesmith.evaluate.score import FIRST, Systems
 from tunesmith.evaluate.step import Seen
-from tunesmith.tasks.answered import Answered, answered, for_answers, study_of
+from tunesmith.tasks.answered import Answered, answered, for_answers, study_of, wants_every_sample
 
 
 def analyse(systems: Systems, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def analyse(systems: Systems, content: Mapping[str, Any]) -> dict[str, Any]:
     for name in names:
         rows = _rows(systems, name)
         task = for_answers(systems.task, [row.line["answer"] for row in rows])
-        tables = study_of(task, rows)
+        tables = study_of(task, _rows(systems, name, every=wants_every_sample(task)))
         if tables:
             made["studies"][name] = [table._asdict() for table in tables]
         found = find_faults(task, rows)
@@ -38,9 +38,10 @@ def analyse(systems: Systems, content: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _rows(systems: Systems, name: str) -> list[Answered]:
+def _rows(systems: Systems, name: str, every: bool = False) -> list[Answered]:
     lines = systems.scored[name].predictions
     return [
-        answered(systems.task, example, said[0])
+        answered(systems.task, example, line)
         for example, said in zip(systems.examples, lines, strict=True)
+        for line in (said if every else said[:1])
     ]

@@ -5,6 +5,7 @@ A task family may also have (protocol.py names what all of them must have):
     gold(example) -> Parsed                      the gold answer, where it is more than its text (facts of the row)
     faults(answered) -> list[Fault]              what is wrong with one answer
     study(rows) -> list[Table]                   tables of one system's answers as a whole: confusions, calibration
+    every_sample = True                          study sees every sample of a row, not the first alone
     floors(train, examples) -> {name: answers}   answers that need no model
     by_token = True                              predictions keep the log-probability of every token
     lower_is_better = frozenset(metrics)         metrics of which less is better
@@ -62,6 +63,11 @@ def study_of(task: Task, rows: Sequence[Answered]) -> list[Table]:
     """The task's tables of one system's answers as a whole."""
     own = getattr(task, "study", None)
     return [] if own is None or not rows else list(own(rows))
+
+
+def wants_every_sample(task: Task) -> bool:
+    """Whether its study is of all samples of each row."""
+    return bool(getattr(task, "every_sample", False))
 
 
 def answers_headline(task: Task) -> str:

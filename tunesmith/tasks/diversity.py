@@ -70,23 +70,27 @@ def _figures(texts: tuple[str, ...]) -> tuple[float | int | None, ...]:
     )
 
 
-def table(answers: Sequence[str], golds: Sequence[str]) -> Table:
-    """The answers' figures beside those of the gold answers of the same rows."""
-    columns = (
-        "",
-        "texts",
-        "distinct-1",
-        "distinct-2",
-        "distinct-3",
-        "self-BLEU",
-        "repeated texts",
-        "names",
-        "repeated names",
-    )
-    rows = (("answers", *_figures(tuple(answers))), ("gold answers", *_figures(tuple(golds))))
+def table(answers: Sequence[Sequence[str]], golds: Sequence[str]) -> Table:
+    """The answers' figures beside those of the gold answers of the same rows. `answers`: each row's samples; where
+    there are several, also how different these are from each other, mean over rows."""
+    columns = ("", "texts", "distinct-1", "distinct-2", "distinct-3", "self-BLEU", "repeated texts", "names",
+               "repeated names")  # fmt: skip
+    rows = [("answers", *_figures(tuple(text for texts in answers for text in texts)))]
+    sampled = [texts for texts in answers if len(texts) > 1]
+    if sampled:
+        rows.append(("samples of one row, mean", *_mean_figures(sampled)))
+    rows.append(("gold answers", *_figures(tuple(golds))))
     note = (
         "distinct-n: share of n-grams of words that are different ones; higher is more various. Self-BLEU of up to "
         f"{COMPARED} texts against each other ({SIGNATURE}); lower is more various. Compare with the gold answers "
         "only: all of these depend on how many and how long the texts are."
     )
-    return Table("Diversity", columns, rows, note)
+    return Table("Diversity", columns, tuple(rows), note)
+
+
+def _mean_figures(groups: Sequence[Sequence[str]]) -> list[float | None]:
+    """Each figure's mean over up to COMPARED rows with several samples."""
+    step = math.ceil(len(groups) / COMPARED)
+    found = [_figures(tuple(texts)) for texts in groups[::step]]
+    known = [[value for value in column if value is not None] for column in zip(*found, strict=True)]
+    return [sum(column) / len(column) if column else None for column in known]

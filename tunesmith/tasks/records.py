@@ -66,6 +66,7 @@ class RecordsTask:
         {"copied", "copied_exact", "copied_grams", "longest_copy", "impossible_dates"}
     )
     needs_training_answers = True
+    every_sample = True
 
     def __init__(self, golds: Sequence[str], copies: bool = True) -> None:
         self.golds = golds
@@ -172,9 +173,13 @@ class RecordsTask:
 
     def study(self, rows: Sequence[Answered]) -> list[Table]:
         """Diversity of the answers, and what of them stands in the training records."""
-        answers = [str(row.predicted.value) for row in rows if row.predicted.value is not None]
+        by_row: dict[str, list[str]] = {}
+        for row in rows:
+            if row.predicted.value is not None:
+                by_row.setdefault(row.example.id, []).append(str(row.predicted.value))
+        answers = [text for texts in by_row.values() for text in texts]
         golds = [str(row.gold.value) for row in {row.example.id: row for row in rows}.values()]
-        made = [diversity.table(answers, golds)] if answers else []
+        made = [diversity.table(list(by_row.values()), golds)] if answers else []
         if self.copies and answers:
             made.append(copies_table(self.index, answers, golds))
         return made
