@@ -56,8 +56,22 @@ STAGES = (
     + [Fault("wrong", "stage", "II", "iia")]
     + [Fault("wrong", "stage", "II", "IV")] * 12
 )
+COLUMNS = ("confidence of", "n", "right", "mean confidence", "ECE", "ECE by chance")
+SURE = [
+    {
+        "title": "Confidence",
+        "kind": "",
+        "columns": COLUMNS,
+        "rows": [("all fields", 700, 0.6, 0.9, 0.3, 0.03)],
+    }
+]
 CURVE = [
-    {"title": "Confidence", "kind": "", "rows": [("all fields", 700, 0.9)]},
+    {
+        "title": "Confidence",
+        "kind": "",
+        "columns": COLUMNS,
+        "rows": [("all fields", 700, 0.9, 0.92, 0.03, 0.02)],
+    },
     {"title": "Risk", "kind": "risk_coverage", "rows": [(0.5, 0.0), (0.9, 0.05), (1.0, 0.1)]},
 ]
 FLOOR = {"scores": {"nearest": {"f1": score(0.88)}}}
@@ -90,6 +104,8 @@ SPEAKS = {
     "unparsable": (
         seen([Fault("unparsable", "")] * 9 + [[Fault("unparsable", ""), Fault("truncated", "")]]),
         "9 of 100 answers can't be read", 9, 100),
+    "malformed": (
+        seen([Fault("malformed", "")] * 6), "6 of 100 answers are malformed: keys are missing, unknown or of", 6, 100),
     "empty": (seen([Fault("empty", "")] * 4), "4 of 100 answers are empty", 4, 100),
     "other_script": (seen([Fault("wrong_script", "")] * 4), "4 of 100 answers are in another script", 4, 100),
     "inferred": (
@@ -99,18 +115,20 @@ SPEAKS = {
     "near_floor": (seen(over_floors={"nearest": score(0.02)}, **FLOOR),
         "nearest-row floor (0.880) is within 0.020", 100, 100),
     "unseen": (
-        seen(scores={"tuned": {"recall_seen": score(0.9), "recall_unseen": score(0.6)}}),
-        "recall_unseen is 0.60, lower by 0.30", 100, 100),
+        seen(scores={"tuned": {"mention_recall_seen": score(0.9), "mention_recall_unseen": score(0.6)}},
+             sums={"mention_gold_unseen": 50.0, "mention_hits_unseen": 30.0}),
+        "mention_recall_unseen is 0.60, lower by 0.30", 20, 50),
     "weak_slice": (seen(slices=[SLICE]), "source: B scores lower by 0.20 (40 of 100 rows)", 40, 100),
     "few_documents": (
         seen(documents=50, scores={"tuned": {"f1": score(0.7, 0.6, 0.8)}}),
         "50 documents give f1 an interval of ±0.100: for ±0.05 score about 200", 50, 200),
+    "too_sure": (seen(studies={"tuned": SURE}), "0.90 on average, and 0.60 of the values are right", 280, 700),
     "look_at_unsure": (seen(studies={"tuned": CURVE}), "holds 38 of 70 wrong ones", 38, 70),
 }  # fmt: skip
 
 OTHERS = (
     "copied reversed wrong contradicted missed missed_upstream boundary dropped_section truncated unparsable empty "
-    "wrong_script"
+    "wrong_script malformed"
 ).split()
 SILENT = {
     "nothing is wrong": seen(sums=NULLS),
@@ -129,6 +147,9 @@ SILENT = {
     "slice may be as good": seen(slices=[SLICE | {"scores": {"tuned": {"f1": score(0.7, 0.4, 0.92)}}}]),
     "narrow interval": seen(documents=50, scores={"tuned": {"f1": score(0.7, 0.66, 0.74)}}),
     "no interval": seen(documents=1, scores={"tuned": {"f1": {"value": 0.7, "low": None, "high": None, "n": 1}}}),
+    "surer by chance": seen(studies={"tuned": [
+        SURE[0] | {"rows": [("all fields", 20, 0.7, 0.82, 0.2, 0.11)]}
+    ]}),
     "confidence knows nothing": seen(studies={"tuned": [
         CURVE[0], {"title": "", "kind": "risk_coverage", "rows": [(0.9, 0.1), (1.0, 0.1)]}
     ]}),
@@ -168,6 +189,18 @@ def test_rules_without_thresholds_are_noticed(monkeypatch: pytest.MonkeyPatch) -
 def test_rambling_answers_need_more_training_not_more_tokens() -> None:
     step = from_faults.cut(seen([Fault("truncated", "")] * 9, answer="a" * 25))
     assert step is not None and "train longer" in step.say and "max_tokens" not in step.say
+
+
+def test_missed_entities_are_counted_of_all_entities() -> None:
+    step = from_faults.missed(
+        seen([Fault("missed", "disease")] * 20, {"string_gold": 150.0, "relation_gold": 10.0})
+    )
+    assert step is not None and (step.count, step.of) == (20, 160)
+
+
+def test_malformed_numbers_are_told_with_their_places() -> None:
+    step = from_faults.malformed(seen([Fault("malformed", "unit no")] * 4))
+    assert step is not None and "all in unit no" in step.say and "constrained" not in step.say
 
 
 def test_made_up_things_of_tasks_without_fields() -> None:

@@ -96,10 +96,16 @@ def wrong_place(seen: Seen) -> Step | None:
     return worth_saying(say, times, len(found), 3)
 
 
+def _gold(seen: Seen) -> int:
+    """Gold values, forms of entities or pairs of all rows; rows where the task counts none of these."""
+    listed = round(sum(seen.sums.get(name, 0.0) for name in ("string_gold", "relation_gold")))
+    return total(seen.sums, "gold:") or listed or len(seen.rows)
+
+
 def missed(seen: Seen) -> Step | None:
     """Gold values that were left out."""
     found = seen.of_kind("missed")
-    gold = total(seen.sums, "gold:") or len(seen.rows)
+    gold = _gold(seen)
     place = most(found)[0]
     if len(found) < MANY * gold:
         return None
@@ -220,6 +226,17 @@ def unparsable(seen: Seen) -> Step | None:
     return worth_saying(say, count, len(seen.rows), _form(count, seen))
 
 
+def malformed(seen: Seen) -> Step | None:
+    """Answers that can be read but break their schema, or hold numbers and dates that are none."""
+    found, rows = seen.of_kind("malformed"), seen.rows_with("malformed")
+    if any(fault.where for fault in found):
+        advice = f"look at these{mostly_in(found)}, and whether training answers write them in one form"
+    else:
+        advice = "keys are missing, unknown or of another type: evaluate.constrained: true holds answers to the schema"
+    say = f"{rows:,} of {len(seen.rows):,} answers are malformed: {advice}."
+    return worth_saying(say, rows, len(seen.rows), _form(rows, seen))
+
+
 def empty(seen: Seen) -> Step | None:
     """No answer."""
     count = seen.rows_with("empty")
@@ -247,5 +264,5 @@ def _form(count: int, seen: Seen) -> int:
 
 FAULT_RULES: tuple[Rule, ...] = (
     hallucinated, invented_beside, copied, reversed_pairs, sub_stage, wrong_place, contradicted, missed, upstream,
-    boundaries, dropped, cut, unparsable, empty, other_script,
+    boundaries, dropped, cut, unparsable, malformed, empty, other_script,
 )  # fmt: skip

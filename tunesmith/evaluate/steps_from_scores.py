@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith.evaluate.step import Rule, Seen, Step, total, worth_saying
 
 WIDE = 0.05  # half an interval that is worth more documents
+SURER = 0.1  # mean confidence less the share right, from which on it misleads
 LOWER = 0.05  # difference of a slice or a kind of values that is worth a line
 
 
@@ -52,14 +53,19 @@ def unseen(seen: Seen) -> Step | None:
     """Values or surface forms that training did not have are found less often."""
     scores = seen.content["scores"][seen.system]
     for name in scores:
-        if "unseen" in name and lower(scores[name], scores.get(name.replace("unseen", "seen"))):
-            known = scores[name.replace("unseen", "seen")]["value"]
-            less, rows = known - scores[name]["value"], seen.content["rows"]
-            say = (
-                f"{name} is {scores[name]['value']:.2f}, lower by {less:.2f} than of seen ones: add "
-                "training rows with other names and forms, not more of the same."
-            )
-            return Step(say, rows, rows, 2)
+        known = scores.get(name.replace("unseen", "seen"))
+        if "unseen" not in name or known is None or not lower(scores[name], known):
+            continue
+        value = scores[name]["value"]
+        counts = [seen.sums.get(name.replace("_recall_", f"_{part}_")) for part in ("gold", "hits")]
+        gold, hits = (
+            (seen.content["rows"], 0) if None in counts else (round(counts[0] or 0), round(counts[1] or 0))
+        )
+        say = (
+            f"{name} is {value:.2f}, lower by {known['value'] - value:.2f} than of seen ones: add training rows with other "
+            "names and forms, not more of the same."
+        )
+        return Step(say, gold - hits, gold, 2)
     return None
 
 
@@ -122,6 +128,26 @@ def inferred(seen: Seen) -> Step | None:
     return worth_saying(say, lost, items, 3)
 
 
+def too_sure(seen: Seen) -> Step | None:
+    """Confidences above the share that is right."""
+    studies = seen.content.get("studies", {}).get(seen.system, ())
+    known = next((table for table in studies if table["title"] == "Confidence"), None)
+    if known is None:
+        return None
+    columns = {name: place for place, name in enumerate(known["columns"])}
+    row = next(row for row in known["rows"] if row[0] == "all fields")
+    n, right, sure, ece, chance = (
+        row[columns[name]] for name in ("n", "right", "mean confidence", "ECE", "ECE by chance")
+    )
+    if sure - right < SURER or ece < 2 * chance:
+        return None
+    say = (
+        f"Confidences are too high: {sure:.2f} on average, and {right:.2f} of the values are right (ECE {ece:.2f}, by "
+        f"chance {chance:.2f}): don't set a threshold on them before they are calibrated on validation rows."
+    )
+    return worth_saying(say, round(n * (1 - right)), n, 2)
+
+
 def lower(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
     """Whether `one` lies below `other` by LOWER, and its interval below the other's value."""
     if not one or not other or None in (one["value"], one["high"], other["value"]):
@@ -129,4 +155,12 @@ def lower(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> boo
     return bool(one["value"] <= other["value"] - LOWER and one["high"] < other["value"])
 
 
-SCORE_RULES: tuple[Rule, ...] = (inferred, near_floor, unseen, weak_slice, few_documents, look_at_unsure)
+SCORE_RULES: tuple[Rule, ...] = (
+    inferred,
+    near_floor,
+    unseen,
+    weak_slice,
+    few_documents,
+    too_sure,
+    look_at_unsure,
+)
