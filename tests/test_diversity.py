@@ -1,4 +1,4 @@
-"""How different answers are: distinct n-grams by plain counting, self-BLEU by sacrebleu pair by pair, repeated values."""
+"""How different answers are: distinct n-grams by plain counting, self-BLEU by sacrebleu pair by pair, repetitions."""
 
 import random
 
