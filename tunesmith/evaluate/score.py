@@ -99,7 +99,7 @@ def told_in(content: Mapping[str, Any]) -> dict[str, About]:
         name: About(
             one["kind"] if one.get("kind") in KINDS else "other", one.get("shown", name), one.get("note", "")
         )
-        for name, one in content.get("systems", content).items()
+        for name, one in content.items()
         if isinstance(one, dict)
     }
 
