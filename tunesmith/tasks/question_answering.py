@@ -143,18 +143,17 @@ class QuestionTask:
         """Sections by name; standing phrases of the training answers."""
         made = []
         if self.headings.known:
-            rows = [
-                (name, *(int(sums[f"{side}_section:{name}"]) for side in ("gold", "given", "both")))
-                for name in self.headings.known
-            ]
+            rows = []
+            for name in self.headings.known:
+                gold, given, both = (
+                    int(sums[f"{side}_section:{name}"]) for side in ("gold", "given", "both")
+                )
+                rows.append((name, gold, given, both, gold - both, given - both))
             made.append(
                 Table(
                     "Sections",
                     ("section", "in gold answers", "in answers", "in both", "dropped", "made up"),
-                    tuple(
-                        (name, gold, given, both, gold - both, given - both)
-                        for name, gold, given, both in rows
-                    ),
+                    tuple(rows),
                     "A section counts where something but a standing phrase stands under its heading.",
                 )
             )
