@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tunesmith.tasks.answered import Answered
@@ -13,7 +14,8 @@ ENOUGH = 3  # cases below which a rule is silent
 WORTH = 0.02  # share of the cases that could be, below which it is silent
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """A line of the list."""
 
     say: str

@@ -18,12 +18,12 @@ def few_documents(seen: Seen) -> Step | None:
     score = seen.content["scores"][seen.system].get(metric)
     if not score or score["low"] is None or score["high"] is None:
         return None
-    half = (score["high"] - score["low"]) / 2
-    wanted = round(documents * (half / WIDE) ** 2)
-    if half <= WIDE or wanted <= documents:
+    half, wide = (score["high"] - score["low"]) / 2, WIDE * _scale(seen)
+    wanted = round(documents * (half / wide) ** 2)
+    if half <= wide or wanted <= documents:
         return None
     say = (
-        f"{documents:,} documents give {metric} an interval of ±{half:.3f}: for ±{WIDE} score about "
+        f"{documents:,} documents give {metric} an interval of ±{half:.3f}: for ±{wide:g} score about "
         f"{wanted:,} "
         "(the interval narrows with the root of their number)."
     )
@@ -38,7 +38,7 @@ def near_floor(seen: Seen) -> Step | None:
     worse = seen.content["headline"].get("better") == "lower"
     gain = -over["value"] if worse else over["value"]
     ends = [end for end in (over["low"], over["high"]) if end is not None]
-    if gain >= LOWER and all((-end if worse else end) > 0 for end in ends):
+    if gain >= LOWER * _scale(seen) and all((-end if worse else end) > 0 for end in ends):
         return None
     reached = scores["nearest"][seen.content["headline"]["metric"]]["value"]
     near = f"is within {gain:.3f}" if gain >= 0 else f"is better by {-gain:.3f}"
@@ -47,6 +47,11 @@ def near_floor(seen: Seen) -> Step | None:
         "score rows from another source or time."
     )
     return Step(say, seen.content["rows"], seen.content["rows"], 3)
+
+
+def _scale(seen: Seen) -> float:
+    """100 where the headline runs to 100, such as chrF."""
+    return float(seen.content["headline"].get("scale", 1))
 
 
 def unseen(seen: Seen) -> Step | None:
@@ -62,8 +67,8 @@ def unseen(seen: Seen) -> Step | None:
             (seen.content["rows"], 0) if None in counts else (round(counts[0] or 0), round(counts[1] or 0))
         )
         say = (
-            f"{name} is {value:.2f}, lower by {known['value'] - value:.2f} than of seen ones: add training rows with other "
-            "names and forms, not more of the same."
+            f"{name} is {value:.2f}, lower by {known['value'] - value:.2f} than of seen ones: add training rows with "
+            "other names and forms, not more of the same."
         )
         return Step(say, gold - hits, gold, 2)
     return None
@@ -120,9 +125,9 @@ def inferred(seen: Seen) -> Step | None:
     items = total(seen.sums, "gold_items:") - total(seen.sums, "stated_items:")
     lost = items - (total(seen.sums, "hits:") - total(seen.sums, "stated_hits:"))
     say = (
-        f"Values that the input does not state are found less often ({apart[0]['value']:.2f} against "  # type: ignore[index]
+        f"Values that the input does not state are found less often ({apart[0]['value']:.2f} against "
         f"{apart[1]['value']:.2f}; {lost:,} of {items:,} not found): have people check these fields, or "
-        "take such rows out "  # type: ignore[index]
+        "take such rows out "
         "of training if only stated values are wanted."
     )
     return worth_saying(say, lost, items, 3)
