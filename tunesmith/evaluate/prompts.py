@@ -123,8 +123,9 @@ def _with_shots(
     recipe: Recipe, prompt: str, train: Sequence[Example], examples: Sequence[Example]
 ) -> list[Turns]:
     count = int(prompt.partition("-")[0])
+    orders: Iterator[Sequence[int]]
     if prompt.endswith("-nearest"):
-        orders = (np.argsort(-alike, kind="stable") for alike in likeness(train, examples))
+        orders = (np.argsort(-alike, kind="stable").tolist() for alike in likeness(train, examples))
     else:
         drawn = drawn_order(train, recipe.evaluate.decoding.seed)
         orders = (drawn for _ in examples)
