@@ -15,7 +15,7 @@ from tunesmith.evaluate.slices import slices
 from tunesmith.example import Example
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
 from tunesmith.tasks import Task
-from tunesmith.tasks.answered import lower_is_better
+from tunesmith.tasks.answered import lower_is_better, scale_of
 from tunesmith.tasks.own_task import blamed
 from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers
 from tunesmith.tasks.sums import Metric
@@ -87,7 +87,12 @@ def _headline(systems: Systems, drawn: Drawn) -> dict[str, Any]:
     main = [system for system in FIRST if system in systems.scored]
     metric = metrics_of(systems.task, systems.scored[(main or list(systems.scored))[0]])[name]
     better = "lower" if name in lower_is_better(systems.task) else "higher"
-    made: dict[str, Any] = {"metric": name, "better": better, "n": drawn.rows}
+    made: dict[str, Any] = {
+        "metric": name,
+        "better": better,
+        "scale": scale_of(systems.task, name),
+        "n": drawn.rows,
+    }
     made |= {system: drawn.value(system, metric) for system in main}
     if len(main) == len(FIRST):
         found = drawn.difference("base", "tuned", metric).to_json()

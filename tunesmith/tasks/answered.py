@@ -9,6 +9,7 @@ A task family may also have (protocol.py names what all of them must have):
     floors(train, examples) -> {name: answers}   answers that need no model
     by_token = True                              predictions keep the log-probability of every token
     lower_is_better = frozenset(metrics)         metrics of which less is better
+    of_hundred = frozenset(metrics)              metrics that run from 0 to 100, as their own programs print them
     headline_from = "likelihood"                 the headline's counts come from report/likelihood.jsonl, not from
                                                  `counts`; answers_headline then names the metric of answers that
                                                  stands in where no likelihood was measured
@@ -81,6 +82,11 @@ def for_answers(task: Task, answers: Sequence[str]) -> Task:
     own = getattr(task, "for_answers", None)
     made: Task = task if own is None else own(answers)
     return made
+
+
+def scale_of(task: Task, metric: str) -> int:
+    """How large a share of 1 is in a metric: 100 for those that run from 0 to 100."""
+    return 100 if metric in getattr(task, "of_hundred", ()) else 1
 
 
 def lower_is_better(task: Task) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from tunesmith.tasks.answered import Answered
 from tunesmith.tasks.normalise import words
-from tunesmith.tasks.overlap import cut_by, overlap_counts, overlap_meaning, overlap_metrics
+from tunesmith.tasks.overlap import OF_HUNDRED, cut_by, overlap_counts, overlap_meaning, overlap_metrics
 from tunesmith.tasks.protocol import Detail, Fault, Golds, Parsed, Table
 from tunesmith.tasks.rouge import is_english, tokens
 from tunesmith.tasks.script import main_script, script_letters, strays
@@ -30,6 +30,7 @@ class LanguageTask:
     headline = "bits_per_byte"
     headline_from = "likelihood"
     answers_headline = "chrf++"
+    of_hundred = OF_HUNDRED
     lower_is_better = frozenset(("bits_per_byte", "perplexity", "lost_letters"))
 
     def __init__(self, golds: Sequence[str]) -> None:

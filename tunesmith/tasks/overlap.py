@@ -26,6 +26,9 @@ _PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _LOG_ZERO = -9999999999.0  # sacrebleu's logarithm of a precision of 0
 
 
+OF_HUNDRED = frozenset(("bleu", "chrf", "chrf++"))
+
+
 def cut_by(golds: Sequence[str]) -> str:
     """sacrebleu's tokenizer for BLEU: `char` where the gold answers' script writes no spaces, else `13a`."""
     letters: Counter[str] = Counter()

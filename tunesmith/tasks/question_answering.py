@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tunesmith.tasks.answered import Answered
 from tunesmith.tasks.medical_terms import NAME, is_term, treatments
 from tunesmith.tasks.normalise import words
-from tunesmith.tasks.overlap import cut_by, overlap_counts, overlap_meaning, overlap_metrics
+from tunesmith.tasks.overlap import OF_HUNDRED, cut_by, overlap_counts, overlap_meaning, overlap_metrics
 from tunesmith.tasks.protocol import Detail, Fault, Golds, Parsed, Table
 from tunesmith.tasks.rouge import is_english, tokens
 from tunesmith.tasks.sections import Headings, kind_of
@@ -48,6 +48,7 @@ class QuestionTask:
 
     name = "qa"
     headline = "chrf"
+    of_hundred = OF_HUNDRED | {"bleu_whole", "chrf_whole"}
     lower_is_better = frozenset(("treatments_made_up", "treatment_section_made_up"))
 
     def __init__(self, golds: Sequence[str]) -> None:
