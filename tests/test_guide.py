@@ -307,3 +307,17 @@ def test_the_starter_may_say_every_gold_answer_and_says_nothing_that_breaks_the_
     fit = [task.parse(contract.decode(one.ids)) for one in plain]
     # the untuned starter by itself does not: what is shown above comes from the guide
     assert sum(one.value is None or one.has("schema") for one in fit) > 6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_card_holds_the_same_tokens(contract: Contract, dtype: torch.dtype) -> None:
+    held = guide(contract, width=270)
+    states = [held.begin() for _ in range(3)]
+    for token in contract.tokens_of('{"stage": '):
+        held.accept(states[1:], [token] * 2)
+    logits = torch.randn(3, 270)
+    there = held.hold(states, logits.to("cuda", dtype))
+    assert there.dtype == dtype and torch.equal(there.cpu(), held.hold(states, logits.to(dtype)))
+    model = random_model(0).to("cuda", dtype)
+    require_fit(written(model, guide(contract, width=270), contract, temperature=1.0), NASTY)
