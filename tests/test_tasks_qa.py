@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from tunesmith.evaluate.build import build
+from tunesmith.evaluate.score import Systems
 from tunesmith.example import Example
 from tunesmith.tasks import make_task
 from tunesmith.tasks.question_answering import QuestionTask
@@ -165,6 +167,18 @@ def test_set_answers_are_scored_whole() -> None:
     task = make_task("qa", None, train)
     assert scores(task, choice * 5, choice * 5)["chrf"] == 100
     assert scores(task, choice * 5, choice[::-1] * 5)["chrf"] < 95
+
+
+def test_what_runs_to_a_hundred_says_so(task: QuestionTask) -> None:
+    right = golds(1, 30)
+    rows = [Example.make("?", gold, id=str(i)) for i, gold in enumerate(right)]
+    lines = [{"id": str(i), "answer": answer} for i, answer in enumerate(golds(2, 30))]
+    content = build(Systems(task, rows, {"tuned": score_answers(lines, rows, task)}), draws=100)
+    assert content["headline"]["metric"] == "chrf" and content["headline"]["scale"] == 100
+    beyond = {name for name, one in content["scores"]["tuned"].items() if (one["value"] or 0) > 1.5}
+    assert beyond <= set(task.of_hundred) | {"length_ratio"} and beyond
+    half = (content["scores"]["tuned"]["chrf"]["high"] - content["scores"]["tuned"]["chrf"]["low"]) / 2
+    assert 0.05 < half < 5 and "give chrf an interval" not in str(content)  # ± 5 of 100 is no wide one
 
 
 def test_structure_is_a_set_and_an_order(task: QuestionTask) -> None:
