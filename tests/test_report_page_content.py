@@ -261,7 +261,7 @@ def test_spans_are_marked_where_facts_give_them() -> None:
 
 # ---- redaction
 
-TASKS = ("extraction", "text", "qa", "entities")
+TASKS = ("extraction", "text", "qa", "entities", "records")
 
 
 def marked(task: str) -> tuple[list[Example], list[Example]]:
@@ -272,10 +272,15 @@ def marked(task: str) -> tuple[list[Example], list[Example]]:
         for row in reports(40, seed=len(side), name=side):
             gold = json.loads(row.answer or "")
             gold = {key: value and f"{value} {MARKER}{value[0]}" for key, value in gold.items()}
+            # a person's name that looks like a heading, in one row alone
+            said = f"{MARKER} Miller: she came alone" if row.id.endswith("-7") else "Plan: none"
             answer = {
                 "extraction": json.dumps(gold),
                 "entities": "\n".join(f"- {value}" for value in gold.values() if value),
-            }.get(task, f"{MARKER} {gold['treatment']} was given.\n\nTreatment: {MARKER} {gold['stage']}")
+            }.get(
+                task,
+                f"{MARKER} {gold['treatment']} was given.\n\nTreatment: {MARKER} {gold['stage']}\n\n{said}",
+            )
             asked = f"{row.asked} {MARKER} {' '.join(value for value in gold.values() if value)}"
             turns = (
                 Message("system", f"{MARKER} answers"),
@@ -298,10 +303,8 @@ def marked_run(folder: Path, task: str) -> Run:
     run = write_run(folder / "tiny", train, test=test)
     rng = random.Random(2)
     answers = [row.answer or "" for row in test]
-    wrong = [
-        rng.choice([rng.choice(answers), f"{MARKER} {one}", f'{{"{MARKER}": 1}}', "", one[:-9]])
-        for one in answers
-    ]
+    bad = ("{0}", MARKER + " {0}", '{{"' + MARKER + '": 1}}', "{0}\n\n" + MARKER + " Smith: well", "")
+    wrong = [rng.choice(bad).format(rng.choice((one, one[:-9], rng.choice(answers)))) for one in answers]
     mixed = [rng.choice(pair) for pair in zip(answers, wrong, strict=True)]
     write_predictions(run.predictions / "tuned.jsonl", test, mixed)
     write_predictions(run.predictions / "base.jsonl", test, wrong)

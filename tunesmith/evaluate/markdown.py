@@ -14,6 +14,7 @@ from tunesmith.evaluate.wording import (
     less_is_better,
     listed_metrics,
     main_of,
+    many,
     number,
     of_gold,
     ordered,
@@ -71,8 +72,8 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def _step(one: Mapping[str, Any]) -> str:
-    many = f" ({one['count']:,} of {one['of']:,})" if one.get("of") else ""
-    return f"- {_said(one['say'])}{many}"
+    counts = f" ({many(one)})" if many(one) else ""
+    return f"- {_said(one['say'])}{counts}"
 
 
 def _systems(content: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _found(part: Mapping[str, Any], kind: str) -> int:
 
 
 def _rate(part: Mapping[str, Any], kind: str) -> float:
-    return round(100 * _found(part, kind) / part["rows"], 1)
+    return round(100 * _found(part, kind) / int(part["rows"]), 1)
 
 
 def _cell(part: Mapping[str, Any], kind: str) -> str:

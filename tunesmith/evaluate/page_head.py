@@ -12,6 +12,7 @@ from tunesmith.evaluate.wording import (
     hashes,
     less_is_better,
     main_of,
+    many,
     number,
     range_of,
     shown_name,
@@ -71,7 +72,7 @@ def _next(content: Mapping[str, Any]) -> str:
         return ""
     listed = "".join(
         f"<li>{escape(one['say'])}"
-        + (f'<span class="many">{one["count"]:,} of {one["of"]:,}</span>' if one.get("of") else "")
+        + (f'<span class="many">{many(one)}</span>' if many(one) else "")
         + "</li>"
         for one in steps
     )

@@ -180,7 +180,8 @@ def slices_section(content: Mapping[str, Any]) -> str:
     metric, systems = content["headline"]["metric"], ordered(content)
     small = sum(one["small"] for one in content["slices"])
     apart = small > _SHOWN_SMALL
-    rows, few = [], []
+    rows: list[str] = []
+    few: list[str] = []
     for one in content["slices"]:
         cells = [
             f"{escape(one['slice'])}: {escape(one['value'])}",

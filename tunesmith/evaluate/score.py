@@ -35,7 +35,7 @@ LIKELIHOOD: dict[str, Metric] = {
 }
 LIKELIHOOD_MEANING = {
     "bits_per_byte": "surprise at the gold answer, per UTF-8 byte of it (terminator left out); lower is better",
-    "perplexity": "the same per token, exponential; lower is better; comparable only between models with this tokenizer",
+    "perplexity": "the same per token, exponential; comparable only with this tokenizer; lower is better",
 }
 
 

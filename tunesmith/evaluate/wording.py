@@ -212,3 +212,11 @@ def hashes(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {one}" for name, one in content["versions"].items())),
     ]
     return [(name, said) for name, said in listed if said not in ("", "None")]
+
+
+def many(step: Mapping[str, Any]) -> str:
+    """The counts that a next step comes from, where its words don't tell them already."""
+    if not step.get("of"):
+        return ""
+    plain, grouped = f"{step['count']} of {step['of']}", f"{step['count']:,} of {step['of']:,}"
+    return "" if plain in step["say"] or grouped in step["say"] else grouped
