@@ -23,6 +23,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.statistics import Interval, paired_difference
+from tunesmith.tasks.answered import answers_headline
 from tunesmith.tasks.score import score_predictions
 from tunesmith.view.scored import chosen, run_decoding, run_task, scored_rows
 
@@ -86,7 +87,8 @@ def answer(recipe: Recipe, run: Run, model: PreTrainedModel, examples: list[Exam
 def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> dict[Source, Compared]:
     """Scores of the candidates against the live adapter, from predictions/."""
     task = run_task(recipe, run)
-    metric, seed = task.metrics()[task.headline], recipe.evaluate.decoding.seed
+    headline = answers_headline(task)  # of a merged model only answers are known
+    metric, seed = task.metrics()[headline], recipe.evaluate.decoding.seed
     live = score_predictions(run.predictions / f"{choice.live}.jsonl", choice.examples, task)
     made: dict[Source, Compared] = {}
     for source in sources:
@@ -97,7 +99,7 @@ def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> 
         made[source] = Compared(float(metric(whole)[0]), difference)
         low, high = difference.ends
         console.note(
-            f"merged into the {source} base: {task.headline} {made[source].score:.3f}, "
+            f"merged into the {source} base: {headline} {made[source].score:.3f}, "
             f"live adapter {made[source].score - difference.value:.3f} "
             f"(difference {low:+.3f} to {high:+.3f}, n = {difference.n})"
         )

@@ -33,6 +33,7 @@ from tunesmith.model.room import room
 from tunesmith.model.tuned import default_device, load_tuned
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, sha256_file, write_atomic
+from tunesmith.tasks.answered import answers_headline
 from tunesmith.view.scored import run_decoding, run_task, scored_rows
 
 
@@ -202,7 +203,7 @@ def _prove(job: _Job, source: Source, folder: Path, live: _Live, compared: dict[
     if source == "dequantized" or job.recipe.model.quantize == "none":
         prove(proofs.merged_close_to_adapter(reloaded, live.logits, live.rerounded))
     if compared:
-        headline = run_task(job.recipe, job.run).headline
+        headline = answers_headline(run_task(job.recipe, job.run))
         prove(proofs.merged_scores_as_adapter(headline, compared[source].difference, source))
 
 
