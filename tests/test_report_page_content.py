@@ -26,8 +26,10 @@ from tunesmith.evaluate.score import load_systems
 from tunesmith.evaluate.wording import ordered
 from tunesmith.example import Example, Message
 from tunesmith.run import Run
+from tunesmith.statistics import Interval
 from tunesmith.tasks import make_task
 from tunesmith.tasks.protocol import Fault
+from tunesmith.view import answer_figures, figures
 from tunesmith.view.page_parts import grid
 from tunesmith.view.page_style import STYLE
 
@@ -408,6 +410,21 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     text = page.render(renamed, {}, None)
     assert Handlers(text).found == ["script"] and bad not in text
     assert bad not in markdown.render(renamed)
+
+
+@pytest.mark.parametrize(
+    "name", ["$x_1$ & \\frac", "$", "\u0c95\u0ca8\u0ccd\u0ca8\u0ca1", "<b>", "\u202e" * 40]
+)
+def test_names_in_figures_are_no_formulas(name: str) -> None:
+    found = Interval(0.5, 0.4, 0.6, 9)
+    counts = dict.fromkeys(("match", "partly", "wrong", "missed", "hallucinated", "null"), 1)
+    drawn = [
+        figures.intervals({name: {name: found}}, [name]), figures.outcomes({name: counts}),
+        answer_figures.systems({name: ("base", found)}), answer_figures.by_length({name: [(3.0, found)]}, "x", name),
+    ]  # fmt: skip
+    for number, figure in enumerate(drawn):
+        text = figures.svg(figure, f"n{number}")
+        assert "<b>" not in text and (name != "$" or ">$<" in text)
 
 
 def test_kinds_of_faults_of_a_users_task_are_text(tmp_path: Path) -> None:

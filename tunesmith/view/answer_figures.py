@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tunesmith.statistics import Interval
-from tunesmith.view.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, style
+from tunesmith.view.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,6 @@ _COLOURS = {
 _MARKERS = {
     "tuned": "o", "base": "s", "prompt": "D", "constrained": "^", "exported": "v", "quantised": "v", "floor": "x",
 }  # fmt: skip
-_ROOM = 26  # characters of a system's name
 
 
 def systems(scores: Mapping[str, tuple[str, Interval]], published: float | None = None) -> Figure:
@@ -57,7 +56,7 @@ def systems(scores: Mapping[str, tuple[str, Interval]], published: float | None 
             axes.annotate("published, on other rows", (published, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
                           textcoords="offset points", ha="right" if published > 0.5 else "left", va="bottom",
                           fontsize=8)  # fmt: skip
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+        axes.set_yticks(range(len(names)), [plain(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         values = [x for _, one in scores.values() for x in one[:3] if x == x]
         values += [published] if published is not None else []
@@ -122,7 +121,7 @@ def by_length(bins: Mapping[str, Sequence[tuple[float, Interval]]], unit: str, m
             colour, marker = _COLOURS.get(system, RED), _MARKERS.get(system, "P")
             known = [(at, one) for at, one in found if one.value == one.value]
             axes.plot([at for at, _ in known], [one.value for _, one in known], color=colour, marker=marker,
-                      markersize=5, linewidth=1.1, label=_plain(system))  # fmt: skip
+                      markersize=5, linewidth=1.1, label=plain(system))  # fmt: skip
             for at, one in known:
                 if one.low == one.low:
                     axes.plot([at, at], [one.low, one.high], color=colour, linewidth=2, alpha=0.5 if place else 0.7,
@@ -131,17 +130,10 @@ def by_length(bins: Mapping[str, Sequence[tuple[float, Interval]]], unit: str, m
         if values and min(values) >= 0 and max(values) <= 1:
             axes.set_ylim(-0.02, 1.04)
         axes.set_xlabel(unit)
-        axes.set_ylabel(_plain(metric).replace("_", " "))
+        axes.set_ylabel(plain(metric).replace("_", " "))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(loc="best", ncols=2)
     return figure
-
-
-def _plain(name: str) -> str:
-    """A name as matplotlib takes it: no mathematics between dollars, no letters that its measuring font lacks."""
-    short = name if len(name) <= _ROOM else f"{name[: _ROOM - 1]}…"
-    known = (sign if (sign.isascii() and sign.isprintable()) or sign == "…" else "?" for sign in short)
-    return "".join(known).replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -110,9 +110,9 @@ def intervals(scores: Mapping[str, Mapping[str, Interval]], metrics: Sequence[st
                 axes.plot([found.low, found.high], [at, at], color=colour, linewidth=2, solid_capstyle="butt")
                 axes.plot(
                     [found.value], [at], color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=5,
-                    linestyle="", label=system if row == 0 else None,
+                    linestyle="", label=plain(system) if row == 0 else None,
                 )  # fmt: skip
-        axes.set_yticks(range(len(metrics)), [metric.replace("_", " ") for metric in metrics])
+        axes.set_yticks(range(len(metrics)), [plain(metric.replace("_", " ")) for metric in metrics])
         axes.set_ylim(len(metrics) - 0.4, -0.6)
         axes.set_xlim(-0.01, 1.01)
         axes.grid(axis="y", visible=False)
@@ -146,7 +146,7 @@ def outcomes(fields: Mapping[str, Mapping[str, int]]) -> Figure:
                 va="center",
                 fontsize=8,
             )
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 1.5)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0, 1.06], ["0", "", "0.5", "", "1", "  of nulls"])
@@ -196,6 +196,13 @@ def style() -> AbstractContextManager[Any]:
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
+
+
+def plain(name: str, room: int = 26) -> str:
+    """A name as matplotlib takes it: no mathematics between dollars, no letters that its measuring font lacks."""
+    short = name if len(name) <= room else f"{name[: room - 1]}…"
+    known = (sign if (sign.isascii() and sign.isprintable()) or sign == "…" else "?" for sign in short)
+    return "".join(known).replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
