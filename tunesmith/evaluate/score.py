@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith import console
 from tunesmith.errors import RowCheckFailed
@@ -160,7 +161,7 @@ def with_bertscore(systems: Systems, rows: Sequence[Mapping[str, Any]]) -> Syste
 
 def _judged(task: Task, scored: Scored) -> Scored:
     """With the counts that a task makes of likelihoods, and its own verdict on each row."""
-    made = getattr(task, "of_likelihood", lambda counts: {})(scored.counts)
+    made: dict[str, NDArray[np.float64]] = getattr(task, "of_likelihood", lambda counts: {})(scored.counts)
     if not made:
         return scored
     right = getattr(task, "right_by_likelihood", lambda counts: scored.correct)(scored.counts)
@@ -169,7 +170,7 @@ def _judged(task: Task, scored: Scored) -> Scored:
 
 def metrics_of(task: Task, scored: Scored) -> dict[str, Metric]:
     """The task's metrics, and those of the likelihood and of BERTScore where they were measured."""
-    own = getattr(task, "likelihood_metrics", lambda counts: {})(scored.counts)
+    own: dict[str, Metric] = getattr(task, "likelihood_metrics", lambda counts: {})(scored.counts)
     measured = {**(LIKELIHOOD if "nll" in scored.counts else {}), **bertscore_metrics(scored.counts)}
     return {**own, **task.metrics(), **measured}
 
