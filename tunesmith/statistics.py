@@ -153,10 +153,11 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     return McNemar(only_first, only_second, _fair_coin(only_first, only_second))
 
 
-def sign_test(first: NDArray[np.bool_], second: NDArray[np.bool_], documents: Sequence[str]) -> SignTest:
+def sign_test(first: NDArray[Any], second: NDArray[Any], documents: Sequence[str]) -> SignTest:
     """Exact binomial test on the documents in which one of the two has more rows right (Dixon and Mood 1946).
 
-    McNemar takes each row for a new observation; rows of one document are none. `first`, `second`: [rows].
+    McNemar takes each row for a new observation; rows of one document are none. `first`, `second`: [rows], right
+    or in which share of the samples or seeds.
     """
     over = np.bincount(_places(documents), weights=second.astype(float) - first.astype(float))
     worse, better = int(np.sum(over < 0)), int(np.sum(over > 0))

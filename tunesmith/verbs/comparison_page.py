@@ -28,8 +28,8 @@ def system_table(content: Mapping[str, Any]) -> tuple[Cells, list[Cells]]:
 
 def slice_rows(content: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[Cells, list[Cells]]:
     """Head and rows of the slices of one comparison; * where there is too little to say much."""
-    head = ("slice", "rows", "documents", one["first"], one["second"], _pair(content, one), "95 %")
-    rows = [
+    head: Cells = ("slice", "rows", "documents", one["first"], one["second"], _pair(content, one), "95 %")
+    rows: list[Cells] = [
         (
             f"{part['slice']}: {part['value']}{' *' if part['small'] else ''}",
             str(part["rows"]),
