@@ -373,6 +373,18 @@ class Handlers(HTMLParser):
     handle_startendtag = handle_starttag
 
 
+class Label(HTMLParser):
+    """What a figure is called."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.label = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.label = self.label or dict(attrs).get("aria-label") or ""
+
+
 def hostile_run(folder: Path) -> Run:
     """Everything that rows and models may write wants out of its place."""
     rows = []
@@ -410,6 +422,9 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     text = page.render(renamed, {}, None)
     assert Handlers(text).found == ["script"] and bad not in text
     assert bad not in markdown.render(renamed)
+    for bad in HOSTILE:  # a figure's label is an attribute: quotes matter there
+        drawn = figures.svg(answer_figures.reliability([(0.5, 0.5, 9)]), f"Calibration of {bad}")
+        assert Handlers(drawn).found == [] and f"Calibration of {bad}" in Label(drawn).label
 
 
 @pytest.mark.parametrize(

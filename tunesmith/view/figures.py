@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,7 @@ def svg(figure: Figure, name: str) -> str:
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', text)
     width = f' style="max-width:{float(size[1]) * 4 / 3:.0f}px"' if size else ""
     text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
-    return text.replace("<svg", f'<svg role="img" aria-label="{name}" width="100%"{width}', 1).strip()
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(name)}" width="100%"{width}', 1).strip()
 
 
 def png(figure: Figure, path: Path) -> None:
