@@ -187,7 +187,7 @@ def random_model(seed: int) -> PreTrainedModel:
 
 
 def written(
-    model: PreTrainedModel, held: SchemaGuide, contract: Contract, temperature: float, max_tokens: int = 400
+    model: PreTrainedModel, held: SchemaGuide, contract: Contract, temperature: float, max_tokens: int = 300
 ) -> list[tuple[str, Generated]]:
     prompts = [contract.tokens_of(text) for text in ("a", "report", "ಕ")]
     decoding = Decoding(max_tokens, temperature, seed=3, samples=8 if temperature else 1)
@@ -205,7 +205,7 @@ def require_fit(found: Sequence[tuple[str, Generated]], schema: dict[str, Any]) 
             assert not one.stopped
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_weights_fit_the_schema(contract: Contract, seed: int) -> None:
     found = written(random_model(seed), guide(contract, width=270), contract, temperature=1.0)
     assert len(found) == 24
@@ -213,12 +213,12 @@ def test_random_weights_fit_the_schema(contract: Contract, seed: int) -> None:
 
 
 def test_greedy_answers_of_random_weights_fit_or_are_cut(contract: Contract) -> None:
-    for seed in range(6):
+    for seed in range(3):
         for text, one in written(random_model(seed), guide(contract, width=270), contract, 0.0):
             if one.stopped:
                 Draft202012Validator(NASTY).validate(json.loads(text))
             else:
-                assert len(one.ids) == 400
+                assert len(one.ids) == 300
 
 
 def test_slots_change_no_constrained_answer(contract: Contract) -> None:
