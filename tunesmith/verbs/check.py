@@ -18,6 +18,7 @@ from tunesmith.engine.cards import card_of
 from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.evaluate import prompts
 from tunesmith.recipe import Recipe
+from tunesmith.tasks import own_metrics
 from tunesmith.tasks.answered import gold_of
 from tunesmith.train import trackers
 from tunesmith.train.order import Order
@@ -46,6 +47,7 @@ def check(
     notify.require(recipe.train.notify)
     trackers.require(recipe)
     prompts.require(recipe)
+    own_metrics.require(recipe.evaluate.metrics)
     if reject_to is not None:
         require_free(recipe.data, reject_to)
     base = resolve(recipe.model)
