@@ -26,7 +26,6 @@ from tunesmith.evaluate.ready import Ready
 from tunesmith.evaluate.report import CANARIES_FILE, LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop
 from tunesmith.evaluate.systems import System
-from tunesmith.generate.guide import SchemaGuide
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters_off
@@ -96,7 +95,11 @@ class _Job:
         decoding = run_decoding(self.recipe, self.run)
         generator = SlotGenerator(model, slots=self.recipe.evaluate.batch)
         ready = self.ready
-        guide = SchemaGuide.of(ready.task, ready.contract, model) if system.constrained else None
+        guide = None
+        if system.constrained:
+            from tunesmith.generate.guide import SchemaGuide  # loads a library of its own
+
+            guide = SchemaGuide.of(ready.task, ready.contract, model)
         rows = ready.scored.examples
         with console.progress(
             f"evaluate {system.name}", total=len(rows) * decoding.samples, unit="answers"
