@@ -6,8 +6,8 @@
 
 The base, made from scratch (4 M parameters; 22 M with --shape large, for a card), sees the BC5CDR train set alone: its
 sentences put together to new articles, in every fifth of which each entity is renamed by invented words, so that it
-learns to copy what stands where an entity stands, and not only the 500 articles by heart. It is a laboratory model: what
-it scores says nothing of a real one.
+learns to copy what stands where an entity stands, and not only the 500 articles by heart. It is a laboratory model:
+what it scores says nothing of a real one.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def tune(work: Path, rows: int | str) -> None:
     _tunesmith(
         work, "run",
         {
-            "name": "half-knowing-bc5cdr", 
+            "name": "half-knowing-bc5cdr",
             "model": {"base": str(work / "runs" / "half-knowing" / "adapter"), "dtype": _dtype()},
             "data": {"train": str(work / "training.PubTator.txt"),
                      "test": str(work / "development.PubTator.txt"),

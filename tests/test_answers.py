@@ -101,7 +101,10 @@ def test_lines_stand_in_row_order_with_all_that_is_known(contract: Contract, tmp
     assert [line["gold"] for line in lines] == [row.answer for row in ROWS]
     assert [line["stopped"] for line in lines] == [index % 3 > 0 for index in range(9)]
     first = lines[1]
-    assert list(first) == "id prompt answer parsed problems gold document slices stopped tokens logprob made_by".split()
+    assert (
+        list(first)
+        == "id prompt answer parsed problems gold document slices stopped tokens logprob made_by".split()
+    )
     assert first["prompt"] == ROWS[1].messages[0].content
     assert first["logprob"] == -0.1 * 2 / 3
     ids = [one for one in contract.prompt_ids(ROWS[1].prompt)[-60:-5] if one > 5][:40]

@@ -175,7 +175,9 @@ def _add_looks(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None
         one.add_argument("--out", type=Path, metavar="FILE")
         if name == "table":
             one.add_argument("--format", choices=("csv", "json"), help="as FILE ends, else csv")
-    one = add("compare", _compare, "two or more runs on the same rows: paired differences, and what they can tell")
+    one = add(
+        "compare", _compare, "two or more runs on the same rows: paired differences, and what they can tell"
+    )
     one.add_argument("runs", metavar="RUN", nargs="+")
     one.add_argument("--out", type=Path, metavar="FILE", help="also as a page: FILE.html, .md or .json")
     one = add("clean", _clean, "remove checkpoints that a run no longer needs; asks first")
