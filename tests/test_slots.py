@@ -21,7 +21,7 @@ from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.attention import ATTENTION, Packed, head_shape, register
 from tunesmith.model.lora import adapters, adapters_off, add_lora
-from tunesmith.recipe import Tune
+from tunesmith.recipe import Recipe, Tune
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3"]
 STOPS = frozenset(range(0, 96, 8))
@@ -304,6 +304,15 @@ def test_the_rest_of_a_stopped_run_draws_as_the_whole() -> None:
         list(SlotGenerator(model).generate(prompts()[:2], SAMPLED, STOPS, {(0, 0), (0, 1), (1, 0), (1, 1)}))
         == []
     )
+
+
+def test_a_recipe_says_how_many_and_within_what() -> None:
+    model = model_of("llama")
+    recipe = Recipe.model_validate({"name": "a", "model": {"base": "b"}, "data": {"train": "c"}})
+    assert (SlotGenerator.of(model, recipe).slots, SlotGenerator.of(model, recipe).memory) == ("auto", None)
+    changed = {"train": {"memory": 6}, "evaluate": {"batch": 3}}
+    asked = SlotGenerator.of(model, Recipe.model_validate(recipe.model_dump(by_alias=True) | changed))
+    assert (asked.slots, asked.memory) == (3, 6.0)
 
 
 def test_the_key_names_the_weights() -> None:

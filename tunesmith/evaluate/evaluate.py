@@ -93,7 +93,7 @@ class _Job:
 
     def _answer(self, system: System, model: PreTrainedModel) -> None:
         decoding = run_decoding(self.recipe, self.run)
-        generator = SlotGenerator(model, slots=self.recipe.evaluate.batch)
+        generator = SlotGenerator.of(model, self.recipe)
         ready = self.ready
         guide = None
         if system.constrained:

@@ -70,7 +70,7 @@ def answer(recipe: Recipe, run: Run, model: PreTrainedModel, examples: list[Exam
     out = run.predictions / f"{name}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     contract, decoding = Contract.load(run.contract_folder), run_decoding(recipe, run)
-    generator = SlotGenerator(model, slots=recipe.evaluate.batch)
+    generator = SlotGenerator.of(model, recipe)
     total = len(examples) * decoding.samples
     with console.progress(f"answer {name}", total=total, unit="answers") as bar:
         answer_rows(

@@ -25,6 +25,7 @@ from tunesmith.generate.protocol import Decoding, Generated, Guide
 from tunesmith.generate.room import slots_that_fit
 from tunesmith.generate.sampling import stream_key
 from tunesmith.model.attention import ATTENTION, Packed
+from tunesmith.recipe import Recipe
 
 ADMIT_SHARE = 8  # prompts are admitted once this part of the slots is free
 PREFILL_TOKENS = 8192  # most prompt tokens in one forward pass; a longer prompt goes alone
@@ -63,6 +64,12 @@ class SlotGenerator:
         self.slots: int | Literal["auto"] = slots
         positions = int(model.config.max_position_embeddings)
         self.room = positions if max_length is None else min(max_length, positions)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, recipe: Recipe) -> SlotGenerator:
+        """As a recipe asks: `evaluate.batch` answers side by side, within `train.memory`."""
+        memory = recipe.train.memory
+        return cls(model, slots=recipe.evaluate.batch, memory=None if memory == "auto" else float(memory))
 
     @property
     def key(self) -> str:
