@@ -170,6 +170,45 @@ def test_a_model_that_never_stops_fails_the_proof_after_the_report_is_written(ba
     assert [proof["passed"] for proof in content["proofs"] if proof["name"] == "answers_stop"] == [False]
 
 
+def test_a_redacted_report_holds_no_text_where_the_proof_fails_too(base, run):
+    settings = recipe_for(base, evaluate={"decoding": {"max_tokens": 120}})
+    with pytest.raises(ProofFailed, match="answers_stop"):
+        stage.evaluate(settings, run)
+    quoted = TEST[0].asked.split(".")[0]
+    assert quoted in (run.report / "report.html").read_text()
+    for name in ("prepare", "train"):
+        run.stamp(name, next(one for one in pipeline.STAGES if one.name == name).inputs(settings, run))
+    with pytest.raises(ProofFailed, match="answers_stop"):
+        pipeline.redo(settings, run, "evaluate", redact=True)
+    assert json.loads((run.report / "report.json").read_text())["redacted"] is True
+    assert quoted not in (run.report / "report.html").read_text()
+
+
+def test_merged_answers_go_where_tuned_answers_anew(base, run, monkeypatch, capsys):
+    always_stops(monkeypatch)
+    stage.evaluate(recipe_for(base), run)
+    shutil.copy(run.predictions / "tuned.jsonl", run.predictions / "merged.jsonl")
+    stage.evaluate(recipe_for(base, evaluate={"batch": 2, "decoding": {"max_tokens": 12}}), run)
+    assert (run.predictions / "merged.jsonl").exists()  # nothing has changed that answers depend on
+    stage.evaluate(recipe_for(base, evaluate={"decoding": {"max_tokens": 12, "temperature": 1.0}}), run)
+    assert "merged" not in json.loads((run.report / "report.json").read_text())["scores"]
+    assert "merged is left out of the report until it is exported again" in capsys.readouterr().err
+
+
+def test_another_encoder_in_the_same_folder_is_another_input(base, run, tmp_path):
+    settings = recipe_for(base, evaluate={"bertscore_model": str(tmp_path / "encoder")})
+    evaluated = next(one for one in pipeline.STAGES if one.name == "evaluate")
+    assert evaluated.inputs(settings, run)["bertscore"] == "missing"
+    shutil.copytree(base, tmp_path / "encoder")
+    before = evaluated.inputs(settings, run)
+    assert evaluated.inputs(settings, run) == before
+    with (tmp_path / "encoder" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    changed = evaluated.inputs(settings, run)
+    assert {key for key in before if before[key] != changed[key]} == {"bertscore"}
+
+
 def test_again_alone_gives_the_same_report(base, run, monkeypatch):
     always_stops(monkeypatch)
     stage.evaluate(recipe_for(base), run)

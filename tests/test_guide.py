@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
-from tunesmith.errors import ModelError, RecipeError
+from tunesmith.errors import ModelError, NotFinite, RecipeError
 from tunesmith.example import Message
 from tunesmith.generate.guide import SchemaGuide, require_schema
 from tunesmith.generate.protocol import Decoding, Generated
@@ -219,6 +219,17 @@ def test_greedy_answers_of_random_weights_fit_or_are_cut(contract: Contract) -> 
                 Draft202012Validator(NASTY).validate(json.loads(text))
             else:
                 assert len(one.ids) == 300
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_is_not_finite_is_told_under_a_grammar_too(
+    contract: Contract, temperature: float
+) -> None:
+    model = random_model(1)
+    with torch.no_grad():
+        model.lm_head.weight[:] = torch.nan
+    with pytest.raises(NotFinite, match="not finite"):
+        written(model, guide(contract, width=270), contract, temperature)
 
 
 def test_slots_change_no_constrained_answer(contract: Contract) -> None:

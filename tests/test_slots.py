@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tiny_models import tiny
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.generation import TopPLogitsWarper
 
@@ -18,6 +20,7 @@ from tunesmith.errors import ModelError, NotFinite
 from tunesmith.generate import decoder, room, sampling, slots
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.protocol import Decoding, Generated
+from tunesmith.generate.sampling import bytes_a_logit, choose
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.attention import ATTENTION, Packed, head_shape, register
 from tunesmith.model.lora import adapters, adapters_off, add_lora
@@ -262,6 +265,57 @@ def test_slots_auto_is_what_fits() -> None:
     longer = room._CPU_CACHE // (3 * token)
     assert room.slots_that_fit(model, 1000, longer, 2048, None) == 3
     assert room.slots_that_fit(model, 1000, 100 * longer, 2048, None) == 1
+
+
+class Memory(TorchDispatchMode):
+    """The most bytes that tensors made meanwhile hold together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, Tensor) and (memory := one.untyped_storage()).data_ptr() not in self.held:
+                self.held[memory.data_ptr()] = memory.nbytes()
+                weakref.finalize(memory, self.held.pop, memory.data_ptr(), None)
+        self.most = max(self.most, sum(self.held.values()))
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (0.7, 0.9)])
+def test_memory_to_choose_a_token_is_planned_for(
+    temperature: float, top_p: float, dtype: torch.dtype
+) -> None:
+    answers, words = 8, 32_000
+    logits, zeros = torch.randn(answers, words).to(dtype), torch.zeros(answers, dtype=torch.int64)
+    bits = torch.zeros(answers, words // 32, dtype=torch.int32)
+    with Memory() as memory:
+        held = logits.masked_fill(
+            (bits[:, :, None] >> torch.arange(32, dtype=torch.int32) & 1).flatten(1) == 0, -torch.inf
+        )
+        choose(logits, temperature, top_p, zeros, zeros, held)
+    taken = memory.most / logits.numel() + dtype.itemsize
+    planned = bytes_a_logit(temperature, top_p)
+    assert taken <= planned <= 2 * taken
+
+
+def test_draws_leave_room_for_fewer_answers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = room.slots_that_fit
+
+    def asking(*arguments: Any) -> int:
+        asked.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(slots, "slots_that_fit", asking)
+    model = model_of("llama")
+    for decoding in (GREEDY, SAMPLED):
+        list(SlotGenerator(model).generate(prompts(), decoding, STOPS))
+    assert asked == [bytes_a_logit(0, 1), bytes_a_logit(SAMPLED.temperature, SAMPLED.top_p)]
 
 
 SAMPLED = Decoding(max_tokens=12, temperature=1.5, top_p=0.9, seed=5, samples=2)

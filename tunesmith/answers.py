@@ -196,6 +196,14 @@ def _of_row(example: Example) -> dict[str, Any]:
 # ---- what is on disk already
 
 
+def made_by(out: Path) -> str:
+    """The key of a whole file of answers; empty where there is none."""
+    if not out.is_file():
+        return ""
+    with out.open("rb") as file:
+        return str(_json(file.readline()).get("made_by", ""))
+
+
 def _finished(out: Path, examples: Sequence[Example], samples: int, key: str) -> dict[Slot, Answer] | None:
     """The answers in `out`, if it is whole and was made under this key."""
     if not out.is_file():

@@ -14,7 +14,8 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,10 @@ def _train(recipe: Recipe, run: Run) -> None:
     train(recipe, run)
 
 
-def _evaluate(recipe: Recipe, run: Run) -> None:
+def _evaluate(recipe: Recipe, run: Run, redact: bool | None = None) -> None:
     from tunesmith.evaluate.evaluate import evaluate
 
-    evaluate(recipe, run)
+    evaluate(recipe, run, redact=redact)
 
 
 def _export(recipe: Recipe, run: Run) -> None:
@@ -132,9 +133,18 @@ def _scores_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
             inputs[prompt] = sha256_file(Path(prompt)) if Path(prompt).is_file() else "missing"
     if recipe.model.quantize == "none" and recipe.export.quantized:
         inputs["quantised bases"] = ", ".join(sorted(recipe.export.quantized))
+    if recipe.evaluate.bertscore_model:
+        inputs["bertscore"] = _encoder(Path(recipe.evaluate.bertscore_model))
     if Rows.exists(run.data, scored):
         inputs["scored ids"] = Rows.open(run.data, scored).sha256
     return inputs
+
+
+def _encoder(folder: Path) -> str:
+    from tunesmith.base import Base
+
+    there = (folder / "config.json").is_file()
+    return Base(folder.name, folder, None, {}, folder).fingerprint if there else "missing"
 
 
 def _export_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
@@ -161,9 +171,10 @@ def advance(recipe: Recipe, run: Run, until: str = NAMES[-1]) -> None:
     run.write_state(phase=f"{until} done")
 
 
-def redo(recipe: Recipe, run: Run, name: str) -> None:
+def redo(recipe: Recipe, run: Run, name: str, redact: bool = False) -> None:
     """One stage of a finished run anew, from what lies in the run folder: no row file is read, nothing is trained.
 
+    `redact`: of evaluate: no report with texts is ever written, also where a proof fails.
     TunesmithError where a stage before it has not finished, or its results are no longer what it was finished on.
     """
     stage = STAGES[NAMES.index(name)]
@@ -174,7 +185,8 @@ def redo(recipe: Recipe, run: Run, name: str) -> None:
                 where=str(run.path),
                 fix="tunesmith run RECIPE goes on with it",
             )
-    _do(stage, recipe, run, stage.inputs(recipe, run))
+    inputs = stage.inputs(recipe, run)
+    _do(replace(stage, run=partial(_evaluate, redact=True)) if redact else stage, recipe, run, inputs)
     run.write_state(phase=f"{name} done")
 
 

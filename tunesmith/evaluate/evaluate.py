@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith import console
-from tunesmith.answers import answer_rows
+from tunesmith.answers import answer_rows, made_by
 from tunesmith.base import resolve
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, ProofFailed
@@ -40,7 +40,7 @@ from tunesmith.view.scored import run_decoding
 _FIX = "lower evaluate.batch or evaluate.decoding.max_tokens; answers so far are kept"
 
 
-def evaluate(recipe: Recipe, run: Run) -> None:
+def evaluate(recipe: Recipe, run: Run, redact: bool | None = None) -> None:
     """Fills `run.predictions` and `run.report`; the proof `answers_stop` fails after the report is written."""
     job = _Job.of(recipe, run)
     floors = _write_floors(job)
@@ -50,7 +50,7 @@ def evaluate(recipe: Recipe, run: Run) -> None:
     _write_likelihood(job)
     write_bertscore(recipe, run, job.ready.scored.examples)
     failure = _prove_stops(job)
-    write_report(recipe, run)
+    write_report(recipe, run, redact=redact)
     if failure:
         raise failure
 
@@ -100,14 +100,17 @@ class _Job:
             from tunesmith.generate.guide import SchemaGuide  # loads a library of its own
 
             guide = SchemaGuide.of(ready.task, ready.contract, model)
-        rows = ready.scored.examples
+        rows, out = ready.scored.examples, self.run.predictions / f"{system.name}.jsonl"
+        before = made_by(out)
         with console.progress(
             f"evaluate {system.name}", total=len(rows) * decoding.samples, unit="answers"
         ) as bar:
             answer_rows(
-                rows, ready.contract, generator, ready.task, decoding, self.run.predictions / f"{system.name}.jsonl",
+                rows, ready.contract, generator, ready.task, decoding, out,
                 on_done=lambda done: bar.update(done), guide=guide, asked=ready.asked.get(system.prompt),
             )  # fmt: skip
+        if system.name == "tuned" and before not in ("", made_by(out)):
+            systems.forget_merged(self.run)
 
 
 def _each_model(recipe: Recipe, run: Run, work: Callable[[str, PreTrainedModel], None]) -> None:

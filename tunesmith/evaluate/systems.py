@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tunesmith import console
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, write_atomic
@@ -136,6 +137,14 @@ def settle(run: Run, systems: Sequence[System]) -> None:
         name: one for name, one in before.items() if isinstance(one, dict) and one.get("kind") == "other"
     }
     _write(run, others | {one.name: _told(one) for one in systems})
+
+
+def forget_merged(run: Run) -> None:
+    """Where tuned has answered anew, the answers of export's model (by another decoding, say) are no match any more."""
+    path = run.predictions / "merged.jsonl"
+    if path.exists():
+        path.unlink()
+        console.note("merged is left out of the report until it is exported again: tuned has answered anew")
 
 
 def give(run: Run, name: str, lines: bytes, note: str) -> None:

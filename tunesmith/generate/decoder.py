@@ -89,13 +89,16 @@ class Decoder:
         held = None if self.guide is None else self.guide.hold(self.states[rows], logits_NV)
         chosen, logprob = choose(logits_NV, decoding.temperature, decoding.top_p, self.key[rows], place, held)
         if self.guide is not None:
-            self.guide.accept(self.states[rows], chosen.tolist())
+            sound = (~logprob.isnan()).tolist()  # of NaN the grammar's mask leaves anything to be chosen
+            said = zip(self.states[rows], chosen.tolist(), sound, strict=True)
+            kept = [(state, token) for state, token, well in said if well]
+            self.guide.accept([state for state, _ in kept], [token for _, token in kept])
         self.written[self.range[rows], place] = chosen
         self.logprobs[self.range[rows], place] = logprob.double()
         self.last[rows] = chosen
         self.count[rows] += 1
         self.position[rows] += 1
-        ended = (chosen[:, None] == self.stops).any(-1)
+        ended = (chosen[:, None] == self.stops).any(-1) | logprob.isnan()  # an answer no more: told at once
         self.done[rows] = ended | (self.count[rows] >= decoding.max_tokens)
 
     @torch.no_grad()

@@ -13,15 +13,15 @@ MOST_ON_CPU = 128
 _CPU_CACHE = 4 * 2**30  # bytes of keys and values without a card
 _SHARE = 0.9  # of a card's memory that is planned with
 _PREFILL_TOKEN = 24  # bytes of a prompt's token in flight, for each number of the widest layer
-_LOGIT = 12  # bytes for each of an answer's logits: as they come, in fp32, and one copy more
 
 
 def slots_that_fit(
-    model: PreTrainedModel, wanted: int, length: int, prefill: int, memory: float | None
+    model: PreTrainedModel, wanted: int, length: int, prefill: int, memory: float | None, logit: int = 16
 ) -> int:
     """At most `wanted` answers of `length` tokens (prompt included); one at least.
 
     prefill: prompt tokens that go through the model together. memory: GiB to plan for instead of the card's own.
+    logit: bytes for each of an answer's logits while a token is chosen (`sampling.bytes_a_logit`).
     """
     key_heads, head_dim = head_shape(model.config)
     of_slot = 2 * int(model.config.num_hidden_layers) * key_heads * length * head_dim * model.dtype.itemsize
@@ -31,7 +31,7 @@ def slots_that_fit(
     planned = _SHARE * total if memory is None else min(memory * 2**30, _SHARE * total)
     widest = max(int(model.config.intermediate_size), int(model.config.hidden_size))
     left = planned - _bytes(model) - _PREFILL_TOKEN * prefill * widest
-    return int(max(1, min(wanted, MOST, left // (of_slot + _LOGIT * int(model.config.vocab_size)))))
+    return int(max(1, min(wanted, MOST, left // (of_slot + logit * int(model.config.vocab_size)))))
 
 
 def _bytes(model: nn.Module) -> int:

@@ -52,6 +52,14 @@ def choose(
     return chosen_N, picked_N - logits_NV.logsumexp(-1)
 
 
+def bytes_a_logit(temperature: float, top_p: float) -> int:
+    """Memory at most for each of an answer's logits (4 bytes or fewer) while `choose` works, a grammar's mask included.
+
+    Counted tensor by tensor (tests/test_slots.py); a card's sort takes as much again as what it sorts.
+    """
+    return 16 if temperature == 0 else 36 if top_p == 1 else 64
+
+
 def _draw(p_NV: Tensor, top_p: float, uniform_N: Tensor) -> Tensor:
     if top_p < 1:
         sorted_NV, order_NV = p_NV.sort(stable=True, dim=-1, descending=True)

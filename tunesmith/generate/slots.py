@@ -23,7 +23,7 @@ from tunesmith.generate.decoder import Decoder
 from tunesmith.generate.identity import model_key
 from tunesmith.generate.protocol import Decoding, Generated, Guide
 from tunesmith.generate.room import slots_that_fit
-from tunesmith.generate.sampling import stream_key
+from tunesmith.generate.sampling import bytes_a_logit, stream_key
 from tunesmith.model.attention import ATTENTION, Packed
 from tunesmith.recipe import Recipe
 
@@ -109,7 +109,8 @@ class SlotGenerator:
         if isinstance(self.slots, int):
             slots = min(self.slots, len(jobs))
         else:
-            slots = slots_that_fit(self.model, len(jobs), length, PREFILL_TOKENS, self.memory)
+            logit = bytes_a_logit(decoding.temperature, decoding.top_p)
+            slots = slots_that_fit(self.model, len(jobs), length, PREFILL_TOKENS, self.memory, logit)
         try:
             decoder = Decoder(self.model, slots, length, decoding, stop_ids, guide)
             yield from _Session(decoder, jobs).run()

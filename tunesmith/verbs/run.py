@@ -68,11 +68,7 @@ def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[s
     recipe = load_recipe(folder.recipe_file)
     require_same(recipe, folder)  # what answers is the model that was trained: same type, same quantisation
     with folder.lock(), console.log_to(folder.log_file):
-        redo(recipe, folder, stage)
-        if redact:
-            from tunesmith.evaluate.report import write_report
-
-            write_report(recipe, folder, redact=True)
+        redo(recipe, folder, stage, redact)
         return _outcome(folder)
 
 
