@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
     one.add_argument("rows", type=Path, metavar="ROWS")
     one.add_argument("--out", type=Path, required=True, metavar="FILE")
-    one.add_argument("--batch", type=_at_least_1, default=16, help="answers side by side (16)")
+    one.add_argument(
+        "--batch", type=_at_least_1, default="auto", help="answers side by side (what memory takes)"
+    )
     one.add_argument("--max-tokens", type=_at_least_1, default=None, help="longest answer")
     one = add("pull", _pull, "download a base model ahead of time")
     one.add_argument("what", metavar="RECIPE|ID")

@@ -46,7 +46,7 @@ class SlotCache:
             size = 2 * layers * slots * key_heads * max_length * head_dim * dtype.itemsize
             raise OutOfRoom(
                 f"no memory for {slots} answers of {max_length} tokens side by side ({size / 2**30:.1f} GiB)",
-                fix="generate fewer side by side (evaluate.batch), or shorter answers (evaluate.decoding.max_tokens)",
+                fix="generate fewer side by side (evaluate.batch, predict --batch), or shorter answers (max_tokens)",
             ) from None
 
     def write(self, layer: int, slots_T: Tensor, positions_T: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import console
 from tunesmith.base import resolve
@@ -35,7 +35,13 @@ class Served:
 
 
 def predict(
-    model: str, rows: Path, out: Path, *, runs_dir: Path, batch: int = 16, max_tokens: int | None = None
+    model: str,
+    rows: Path,
+    out: Path,
+    *,
+    runs_dir: Path,
+    batch: int | Literal["auto"] = "auto",
+    max_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Writes a line per row of `rows` to `out`: id, prompt, answer, what the task reads in it, and its problems."""
     require_writable(out)
