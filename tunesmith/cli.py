@@ -137,7 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("rows", type=Path, metavar="ROWS")
     one.add_argument("--out", type=Path, required=True, metavar="FILE")
     one.add_argument(
-        "--batch", type=_at_least_1, default="auto", help="answers side by side (what memory takes)"
+        "--batch",
+        type=_batch,
+        default="auto",
+        metavar="N",
+        help="answers side by side (auto: what memory takes)",
     )
     one.add_argument("--max-tokens", type=_at_least_1, default=None, help="longest answer")
     one = add("pull", _pull, "download a base model ahead of time")
@@ -203,6 +207,10 @@ def _at_least_1(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _batch(text: str) -> int | str:
+    return text if text == "auto" else _at_least_1(text)
 
 
 def _price(text: str) -> float:
