@@ -101,15 +101,14 @@ def test_lines_stand_in_row_order_with_all_that_is_known(contract: Contract, tmp
     assert [line["gold"] for line in lines] == [row.answer for row in ROWS]
     assert [line["stopped"] for line in lines] == [index % 3 > 0 for index in range(9)]
     first = lines[1]
-    assert (
-        list(first)
-        == "id prompt answer parsed problems gold document slices stopped tokens logprob made_by".split()
-    )
+    known = "id prompt answer parsed problems gold document slices stopped tokens logprob"
+    assert list(first) == [*known.split(), "token_logprobs", "token_ends", "made_by"]
     assert first["prompt"] == ROWS[1].messages[0].content
     assert first["logprob"] == -0.1 * 2 / 3
     ids = [one for one in contract.prompt_ids(ROWS[1].prompt)[-60:-5] if one > 5][:40]
     assert first["answer"] == contract.decode([*ids, 7, 6])
     assert first["tokens"] == 43  # 40 letters, two numbers, and the stop
+    assert first["token_ends"][-1] == len(first["answer"]) and len(first["token_ends"]) == 42
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
