@@ -188,7 +188,7 @@ def learned(tmp_path_factory):
     flat.grad = engine.parameters.grad
     optimizer = torch.optim.AdamW([flat], lr=4e-3, weight_decay=0.0)
     draw = random.Random(0)
-    for step in range(70):
+    for step in range(45):
         picked = draw.sample(range(len(encoded)), 5)
         batch = pack_sequences(
             [encoded[i].ids for i in picked], [encoded[i].learned for i in picked], picked, step
@@ -214,19 +214,19 @@ def bits(engine, contract, examples):
 
 def test_a_model_that_learned_secrets_by_heart_gives_them_away(learned, monkeypatch):
     engine, contract, train, never = learned
-    monkeypatch.setattr(measuring, "CANDIDATES", 31)
+    monkeypatch.setattr(measuring, "CANDIDATES", 15)
     planted, unplanted = bits(engine, contract, train), bits(engine, contract, never)
-    assert planted == [5.0] * 3  # log2 32: likelier than every random secret
+    assert planted == [4.0] * 3  # log2 16: likelier than every random secret
     assert len(unplanted) == 15
     noise = 1.4 / math.sqrt(len(unplanted))
-    assert np.mean(unplanted) == pytest.approx(expected_unplanted(32), abs=3 * noise)
+    assert np.mean(unplanted) == pytest.approx(expected_unplanted(16), abs=3 * noise)
 
 
 def test_the_base_which_saw_none_of_them_does_not(learned, monkeypatch):
     engine, contract, train, _ = learned
-    monkeypatch.setattr(measuring, "CANDIDATES", 31)
+    monkeypatch.setattr(measuring, "CANDIDATES", 15)
     with adapters_off(engine.model):
-        assert sum(bits(engine, contract, train)) < 3 * 4
+        assert sum(bits(engine, contract, train)) < 3 * 3
 
 
 def test_only_what_differs_between_the_secrets_is_scored(learned):
