@@ -473,6 +473,7 @@ def test_answers_that_could_not_end_in_time_do_not_count():
     proof = answers_stop(answers(100, 100), [5] * 100 + [50] * 100, max_tokens=20)
     assert proof.passed
     assert "100 rows with a longer gold answer" in proof.detail
+    assert answers_stop(answers(0, 9), [50] * 9, max_tokens=20).detail.startswith("nothing is shown")
 
 
 def test_limit_agrees_with_binomial_noise():

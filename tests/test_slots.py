@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.generation import TopPLogitsWarper
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate import decoder, room, sampling, slots
+from tunesmith.generate import cache, decoder, room, sampling, slots
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.sampling import bytes_a_logit, choose
 from tunesmith.generate.slots import SlotGenerator
+from tunesmith.kernels.chosen import kernels_for
 from tunesmith.model.attention import ATTENTION, Packed, head_shape, register
 from tunesmith.model.lora import adapters, adapters_off, add_lora
 from tunesmith.recipe import Recipe, Tune
@@ -265,6 +266,20 @@ def test_slots_auto_is_what_fits() -> None:
     longer = room._CPU_CACHE // (3 * token)
     assert room.slots_that_fit(model, 1000, longer, 2048, None) == 3
     assert room.slots_that_fit(model, 1000, 100 * longer, 2048, None) == 1
+
+
+def test_a_model_with_more_heads_than_the_kernel_takes_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*arguments: Any) -> Tensor:
+        raise ValueError("more query heads to a key head than the kernel takes")
+
+    wide = {"num_attention_heads": 32, "num_key_value_heads": 1, "hidden_size": 128, "head_dim": 4}
+    model = tiny("llama", attention=register(), **wide)
+    expected = draws(answer_all(model))
+    with_one = dataclasses.replace(kernels_for(model.device), decode_attention=refuses)
+    monkeypatch.setattr(cache, "kernels_for", lambda device: with_one)
+    assert draws(answer_all(model)) == expected
+    with pytest.raises(ValueError, match="than the kernel takes"):
+        answer_all(model_of("llama"))
 
 
 class Memory(TorchDispatchMode):

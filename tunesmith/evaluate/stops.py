@@ -31,6 +31,8 @@ def answers_stop(
         detail += f"; {len(lines) - len(fit)} rows with a longer gold answer are left out"
     if cut > (1 - WISHED) * total:
         detail += ": train longer; see whether data.max_length or an earlier step cut the ends off the training answers"
+    if not total:
+        detail = f"nothing is shown: every gold answer is longer than the {max_tokens} tokens allowed"
     share = 1 - cut / total if total else 1.0
     return Proof(
         "answers_stop", cut <= allowed, share, round(1 - allowed / total, 4) if total else 0.0, detail

@@ -21,6 +21,7 @@ from tunesmith.errors import OutOfRoom
 from tunesmith.kernels.chosen import kernels_for
 from tunesmith.model.attention import Packed, causal, flash, flash_takes
 
+KERNEL_GROUP = 16  # query heads to a key head that the kernel takes
 _TOGETHER = 16  # slots that read the cache as far as the longest of them, without a kernel of their own
 
 
@@ -134,7 +135,7 @@ class Decode:
         self.cache.write(layer, slots, self.positions_N, k_BKTD, v_BKTD)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         kernel = kernels_for(q_BHTD.device).decode_attention
-        if kernel is not None:
+        if kernel is not None and q_BHTD.shape[1] // key_heads <= KERNEL_GROUP:
             output_NHD = kernel(q_BHTD[0].transpose(0, 1), keys, values, self.positions_N, scale, window)
             return output_NHD[None]
         # the query heads that share a key head stand where sdpa expects query positions: nothing is expanded

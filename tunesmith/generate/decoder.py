@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunesmith.generate.cache import Decode, SlotCache
+from tunesmith.generate.cache import KERNEL_GROUP, Decode, SlotCache
 from tunesmith.generate.protocol import Decoding, Guide
 from tunesmith.generate.sampling import choose
 from tunesmith.kernels.chosen import kernels_for
@@ -66,6 +66,7 @@ class Decoder:
         return (
             self.device.type == "cuda"
             and kernels_for(self.device).decode_attention is not None
+            and int(self.model.config.num_attention_heads) // self.cache.keys[0].shape[1] <= KERNEL_GROUP
             and rope.get("rope_type") not in _DYNAMIC
         )
 
