@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 SHAPES = ((25_000, 25_000), (50_000, 50_000), (100_000, 100_000), (100_000, 20_000))
 
 
@@ -73,12 +74,13 @@ def parts(path: Path) -> dict[str, float]:
 
 def whole(path: Path) -> dict[str, float]:
     """Seconds of what `evaluate --from` does, and the peak of memory in MB."""
-    from tunesmith.evaluate.build import score_file
-    from tunesmith.tasks.score import examples_in, read_predictions
+    from tunesmith.evaluate.file_report import file_content, systems_of
+    from tunesmith.recipe_file import load_recipe
 
-    golds = [example.answer or "" for example in examples_in(read_predictions(path), str(path))[:20_000]]
+    recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml")
     clock, begin = time.perf_counter(), time.process_time()
-    content = score_file(path, _task(golds))
+    systems = systems_of(path, lambda rows: _task([row.answer or "" for row in rows[:20_000]]))
+    content = file_content(recipe, path, systems)
     seconds, clock = time.process_time() - begin, time.perf_counter() - clock
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {

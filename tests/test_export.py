@@ -375,8 +375,14 @@ def test_the_contract_comes_with_the_folder(base: Path, run: Run) -> None:
 # ---- the choice, and the noise
 
 
-def compared(score: float, low: float, high: float) -> Compared:
-    return Compared(score, Interval((low + high) / 2, low, high, 50))
+def compared(score: float, low: float, high: float, lower: bool = False) -> Compared:
+    return Compared(score, Interval((low + high) / 2, low, high, 50), lower)
+
+
+def test_of_a_metric_that_gets_better_as_it_falls_the_lower_candidate_is_kept() -> None:
+    worse, better = compared(0.4, -0.1, 0.2, True), compared(0.3, -0.2, 0.1, True)
+    assert choose({"dequantized": worse, "original": better}) == "original"
+    assert choose({"dequantized": better, "original": worse}) == "dequantized"
 
 
 def test_the_better_candidate_that_agrees_is_kept() -> None:

@@ -64,11 +64,10 @@ def test_the_floor_is_where_others_found_it(prepared: Prepared) -> None:
 
 def test_the_nearest_rows_item_f1_and_what_is_stated(prepared: Prepared) -> None:
     """1-NN: the answer of the training row whose prompt is nearest by TF-IDF (scikit-learn's defaults, but with the
-    words of tasks/normalise.py; the first of equals). 4,500 training rows, the 250 of validation_a; item F1 over all
-    fields.
+    words of tasks/normalise.py and 1 + ln(times) for a word said several times; the first of equals). 4,500 training
+    rows, the 250 of validation_a; item F1 over all fields.
 
-    Measured: 0.630; with scikit-learn's own words 0.627, with pairs of words 0.610. Others found 0.604 with other
-    items.
+    Measured: 0.6272; with plain counts of words 0.6302. Others found 0.604 with other items.
     """
     train, scored = (list(prepared.splits[name].examples()) for name in ("train", "validation"))
     task = make_task("extraction", None, [example.answer or "" for example in train])
@@ -76,7 +75,7 @@ def test_the_nearest_rows_item_f1_and_what_is_stated(prepared: Prepared) -> None
     counts = score_answers(lines, scored, task).counts
     sums = {name: values.sum(keepdims=True) for name, values in counts.items()}
     values = {name: float(metric(sums)[0]) for name, metric in task.metrics().items()}
-    assert 0.57 <= round(values["item_f1"], 2) <= 0.63
+    assert 0.57 <= values["item_f1"] <= 0.63
     # stages are often concluded from "metastatic": others found 53 % said as "stage X", 37 % that share no word
     stages = sums["gold:stage"][0]
     assert 0.5 <= sums["stated:stage"][0] / stages <= 0.65 and stages > 200

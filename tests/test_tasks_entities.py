@@ -375,3 +375,28 @@ def test_every_metric_is_explained_and_majority_and_floors_answer() -> None:
     floors = task.floors([row()], [row("- Zoral", id="other")])
     assert floors == {"dictionary": ["- Zoral\n- Lead acetate"]}
     assert task.floors([row()], [row("- colic", "Disease")]) == {"dictionary": ["- none"]}
+
+
+def test_a_gold_list_of_several_types_that_says_none_is_no_fault_of_itself() -> None:
+    """Types are then not asked for in the answer: forms and spans count, whatever their type."""
+    gold = "- Zoral\n- lead poisoning\n- Lead acetate\n- severe colic\n- colic"
+    both = row(gold, types=["Chemical", "Disease"])
+    assert kinds(gold, both) == []
+    found = scores(gold, both)
+    assert found["string_f1"] == found["mention_f1"] == found["list_ceiling_f1"] == found["concept_f1"] == 1.0
+    some = [kind for kind, *_ in kinds("- Zoral\n- colic\n- sheep", both)]
+    assert some == ["hallucinated", "missed", "missed", "missed"]
+    spans = "".join(f"0\t{a}\t{b}\t{text}\t{kind}\tD1\n" for a, b, text, kind, _ in MENTIONS)
+    assert kinds(spans, both) == []
+    with_types = row("- Zoral | Chemical\n- colic | Disease", types=["Chemical", "Disease"])
+    assert ("type", "colic", "colic") in kinds("- Zoral | Chemical\n- colic | Chemical", with_types)
+
+
+def test_a_gold_list_without_annotations_is_a_perfect_answer_though_the_article_lacks_a_form() -> None:
+    listed = "- Zoral\n- nowhere named"
+    alone = Example.make(ARTICLE, listed, id="r")
+    assert scores(listed, alone)["mention_f1"] == 1.0
+    assert scores("- Zoral", alone)["mention_recall"] == pytest.approx(
+        3 / 4
+    )  # three places and the one that is none
+    assert scores("- Zoral\n- nowhere else", alone)["mention_precision"] == pytest.approx(3 / 4)

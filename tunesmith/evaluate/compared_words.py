@@ -14,7 +14,7 @@ def findings(content: Mapping[str, Any]) -> list[str]:
     """Sentences, the answer first."""
     made = []
     for one in content["comparisons"]:
-        made += [_verdict(content, one), *_reach(content, one), _test(one)]
+        made += [_verdict(content, one), *_reach(content, one), *_test(one)]
     if len(content["comparisons"]) > 1:
         count = len(content["comparisons"])
         made.append(
@@ -68,17 +68,22 @@ def _reach(content: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
     return [made]
 
 
-def _test(one: Mapping[str, Any]) -> str:
+def _test(one: Mapping[str, Any]) -> list[str]:
+    """Nothing where both have the same rows right, in free text mostly none: then nothing is tested."""
     test, first, second = one["test"], one["first"], one["second"]
     if test["name"] == "McNemar":
-        return (
+        if not test["only_first"] + test["only_second"]:
+            return []
+        return [
             f"Rows all right only by {second}: {test['only_second']}; only by {first}: {test['only_first']} "
             f"(McNemar, exact p = {test['p']:.2g})."
-        )
-    return (
+        ]
+    if not test["first_better"] + test["second_better"]:
+        return []
+    return [
         f"Documents with more rows all right by {second}: {test['second_better']}; by {first}: "
         f"{test['first_better']}; as many: {test['equal']} (sign test over documents, exact p = {test['p']:.2g})."
-    )
+    ]
 
 
 def _seeds(content: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ What a file can't tell is left out, and the first line says so: which model answ
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from tunesmith.evaluate.lengths import by_length
 from tunesmith.evaluate.published import published_for, types_asked
 from tunesmith.evaluate.redaction import redacted
 from tunesmith.evaluate.score import FIRST, About, Systems
+from tunesmith.example import Example
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, sha256_file, write_atomic
 from tunesmith.tasks import Task
 from tunesmith.tasks.score import examples_in, read_predictions, score_answers
 
 
-def systems_of(predictions: Path, task: Task) -> Systems:
-    """The file's answers on the rows that it tells of itself (id, prompt, gold). RowCheckFailed where it lacks some."""
+def systems_of(predictions: Path, make: Callable[[Sequence[Example]], Task]) -> Systems:
+    """The file's answers on the rows that it tells of itself (id, prompt, gold). RowCheckFailed where it lacks some.
+    `make`: the task for these rows; so the file is read once and lies in memory once."""
     lines = read_predictions(predictions)
     rows, name = examples_in(lines, str(predictions)), predictions.stem
+    task = make(rows)
     told = {} if name in FIRST else {name: About("other", name, f"answers from {predictions.name}")}
     return Systems(task, rows, {name: score_answers(lines, rows, task, where=str(predictions))}, told)
 

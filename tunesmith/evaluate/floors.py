@@ -34,14 +34,19 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
 
 
 def likeness(train: Sequence[Example], examples: Sequence[Example]) -> Iterator[NDArray[np.float64]]:
-    """For each row, how like it is every training row: cosine of TF-IDF, [train]. All 0 where there are no words."""
+    """For each row, how like it is every training row: cosine of TF-IDF, [train]. All 0 where there are no words.
+
+    The words of tasks/normalise.py, each counted as 1 + ln(times) (a word said ten times isn't ten times as telling),
+    times scikit-learn's smooth idf, ln((1 + rows) / (1 + rows with the word)) + 1, of the training rows.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [example.asked for example in train]
     if not any(words(text) for text in texts):
         yield from (np.zeros(len(train)) for _ in examples)  # nothing to be near to
         return
-    vectors = TfidfVectorizer(analyzer=words)  # our own words: scikit-learn's cut Indic scripts to pieces
+    # our own words: scikit-learn's cut Indic scripts to pieces
+    vectors = TfidfVectorizer(analyzer=words, sublinear_tf=True)
     known = vectors.fit_transform(texts)
     asked = vectors.transform([example.asked for example in examples])
     block = max(1, _CELLS // len(train))

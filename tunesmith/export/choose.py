@@ -23,7 +23,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run
 from tunesmith.statistics import Interval, paired_difference
-from tunesmith.tasks.answered import answers_headline
+from tunesmith.tasks.answered import answers_headline, lower_is_better
 from tunesmith.tasks.score import score_predictions
 from tunesmith.view.scored import chosen, run_decoding, run_task, scored_rows
 
@@ -45,6 +45,8 @@ class Compared(NamedTuple):
 
     score: float
     difference: Interval
+    lower: bool = False
+    """Whether less of this metric is better, as of some users' own tasks."""
 
     @property
     def agrees(self) -> bool:
@@ -96,7 +98,8 @@ def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> 
         scored = score_predictions(path, choice.examples, task)
         whole = {name: values.sum(keepdims=True) for name, values in scored.counts.items()}
         difference = paired_difference(live.counts, scored.counts, live.documents, metric, seed=seed)
-        made[source] = Compared(float(metric(whole)[0]), difference)
+        lower = headline in lower_is_better(task)
+        made[source] = Compared(float(metric(whole)[0]), difference, lower)
         low, high = difference.ends
         console.note(
             f"merged into the {source} base: {headline} {made[source].score:.3f}, "
@@ -109,4 +112,5 @@ def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> 
 def choose(compared: Mapping[Source, Compared]) -> Source:
     """The better of those that agree with the live adapter; of all where none does."""
     agreeing = [source for source, one in compared.items() if one.agrees] or list(compared)
-    return max(agreeing, key=lambda source: (compared[source].score, source == "dequantized"))
+    sign = -1 if any(one.lower for one in compared.values()) else 1
+    return max(agreeing, key=lambda source: (sign * compared[source].score, source == "dequantized"))

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tunesmith.tasks.alignment import Forms, form_key
-from tunesmith.tasks.mentions import Gold, Mention, Said
+from tunesmith.tasks.mentions import Gold, Mention, Said, typed
 
 LEVELS = ("string", "mention", "concept")
 CLASSES = ("match", "boundary", "type", "missed", "hallucinated")
@@ -98,9 +98,7 @@ def listed(gold: Gold, said: Said) -> dict[Form, str]:
     for item in said.items:
         text, kind = item, gold.types[0] if len(gold.types) == 1 else ""
         if len(gold.types) > 1:
-            before, _, last = item.rpartition("|")
-            if before.strip() and last.strip().casefold() in gold.types:
-                text, kind = before.strip(), last.strip().casefold()
+            text, kind = typed(item, gold.types) or (item, "")
         if key := form_key(text):
             made.setdefault((key, kind), text)
     return made
@@ -137,6 +135,10 @@ def counts_of(gold: Gold, said: Said | None, seen: frozenset[str]) -> dict[str, 
             f"{level}_hits": float(len(golds & says)),
         }
     made["mention_given"] += given.nowhere
+    if right.nowhere:  # a gold list alone may name what the article doesn't: such a form is a span of its own
+        lost = right.string - set(there(gold, right.string))
+        made["mention_gold"] += len(lost)
+        made["mention_hits"] += len(lost & given.string)
     if seen and not tags:
         made |= _by_novelty(gold, right, given, seen)
     if gold.annotated and gold.said.form == "list":  # what the gold's own list reaches once it is aligned

@@ -104,6 +104,11 @@ def is_drug(word: str) -> bool:
 
 def treatments(text: str) -> dict[str, str]:
     """Drugs, other treatments and doses that a text names: what they are compared by → as written."""
+    return dict(_treatments(text))
+
+
+@lru_cache(maxsize=4)  # of one row: its texts are asked for several times
+def _treatments(text: str) -> dict[str, str]:
     made: dict[str, str] = {}
     for word in tokens(text):
         if one := _treatment(word):

@@ -4,7 +4,8 @@ An answer may be a list ("- aspirin", "- aspirin | nausea"), lines of a PubTator
 sequence of IOB2 tags. What a row's annotators wrote stands in `Example.facts`:
 
     kind       entities or relations: what is asked
-    types      types of entities that are asked; of a relation, the types of its two sides in order
+    types      types of entities that are asked; of a relation, the types of its two sides in order. A list of several
+               types says them ("- aspirin | chemical"); where a gold list says none, types are not scored in that row
     relation   name of the relation asked ("CID")
     article    [begin, end, length]: the article's characters in what the user said, and how long that was as a whole;
                without it the article is all that the user said
@@ -166,9 +167,13 @@ def _gold(example: Example, said: Said) -> Gold:
     elif said.form == "spans":
         mentions, relations = mentions or said.mentions, relations or said.relations
     needed = ("mentions", "relations") if kind == "relations" else ("mentions",)
+    asked = tuple(_fold(one) for one in types)
+    if kind == "entities" and len(asked) > 1 and _untyped(said, asked):
+        mentions = tuple(one._replace(type="") if one.type in asked else one for one in mentions)
+        asked = ("",)
     return Gold(
         kind,
-        tuple(_fold(one) for one in types),
+        asked,
         _fold(facts.get("relation") or ""),
         article,
         mentions,
@@ -177,6 +182,18 @@ def _gold(example: Example, said: Said) -> Gold:
         annotated=said.form != "list" or all(name in facts for name in needed),
         given=bool(facts.get("given")),
     )
+
+
+def typed(item: str, types: Sequence[str]) -> tuple[str, str] | None:
+    """An item "form | type" as both; None where it has none of these types."""
+    before, _, last = item.rpartition("|")
+    kind = _fold(last)
+    return (before.strip(), kind) if before.strip() and kind in types else None
+
+
+def _untyped(said: Said, types: Sequence[str]) -> bool:
+    """Whether a gold list of several types says them nowhere: then no answer is asked for them, and none is scored."""
+    return said.form == "list" and bool(said.items) and not any(typed(item, types) for item in said.items)
 
 
 def _fold(text: str) -> str:

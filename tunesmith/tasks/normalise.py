@@ -52,7 +52,7 @@ def words(text: str) -> list[str]:
     >>> words("ER-positive, HER2-; PSA 1,200.5 ng/mL")
     ['er', 'positive', 'her2-', 'psa', '1200.5', 'ng', 'ml']
     """
-    return list(_short_words(text)) if len(text) <= _SHORT else _words(text)
+    return list(_short_words(text) if len(text) <= _SHORT else _long_words(text))
 
 
 def _words(text: str) -> list[str]:
@@ -63,6 +63,11 @@ def _words(text: str) -> list[str]:
 
 @lru_cache(_KNOWN)
 def _short_words(text: str) -> tuple[str, ...]:
+    return tuple(_words(text))
+
+
+@lru_cache(4)  # of one row: its texts are asked for several times
+def _long_words(text: str) -> tuple[str, ...]:
     return tuple(_words(text))
 
 

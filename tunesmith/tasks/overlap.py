@@ -8,7 +8,7 @@ ROUGE is a mean over rows, 0 to 1, as its authors print it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -60,8 +60,10 @@ def chrf_counts(gold: str, answer: str) -> dict[str, float]:
         made[f"chrf_gold{order}"] = float(right.total())
         # of an order that the gold is too short for, an answer's n-grams count nowhere
         made[f"chrf_given{order}"] = float(given.total()) if right else 0.0
-        small, large = (right, given) if len(right) < len(given) else (given, right)
-        made[f"chrf_hits{order}"] = float(sum(min(times, large[gram]) for gram, times in small.items()))
+        both = right.keys() & given.keys()
+        made[f"chrf_hits{order}"] = float(
+            sum(map(min, map(right.__getitem__, both), map(given.__getitem__, both)))
+        )
     return made
 
 
@@ -119,14 +121,14 @@ def signatures(tokenize: str = "13a") -> Mapping[str, str]:
 @lru_cache(maxsize=4)  # a gold answer is read once for all that a row is compared with
 def _grams(text: str) -> list[Counter[str]]:
     letters, words = "".join(text.split()), _chrf_words(text)
-    of_letters = (
-        Counter(letters[i : i + n] for i in range(len(letters) - n + 1)) for n in range(1, CHAR_ORDER + 1)
-    )
-    of_words = (
-        Counter(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
-        for n in range(1, WORD_ORDER + 1)
-    )
+    of_letters = (Counter(_runs(letters, n, "")) for n in range(1, CHAR_ORDER + 1))
+    of_words = (Counter(_runs(words, n, " ")) for n in range(1, WORD_ORDER + 1))
     return [*of_letters, *of_words]
+
+
+def _runs(of: Sequence[str], n: int, between: str) -> Iterator[str]:
+    """Every `n` neighbours as one text."""
+    return map(between.join, zip(*(of[i:] for i in range(n)), strict=False))
 
 
 def _chrf_words(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.tasks import diversity
 from tunesmith.tasks.answered import Answered
-from tunesmith.tasks.copies import GRAM, CopyIndex, copies_table
+from tunesmith.tasks.copies import GRAM, CopyIndex, copies_table, index_of
 from tunesmith.tasks.normalise import words
 from tunesmith.tasks.protocol import Detail, Fault, Parsed, Table
 from tunesmith.tasks.record_checks import (
@@ -82,7 +82,7 @@ class RecordsTask:
     @cached_property
     def index(self) -> CopyIndex:
         """Made when it is first asked: 4 seconds for 1,000 records of 1,000 words."""
-        return CopyIndex(self.golds)
+        return index_of(self.golds)
 
     def parse(self, answer: str) -> Parsed:
         """The text without surrounding space; an empty one can't be scored."""

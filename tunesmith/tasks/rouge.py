@@ -40,9 +40,10 @@ def tokens(text: str, stem: bool = False) -> list[str]:
     )
 
 
-def spans(text: str) -> list[tuple[int, int]]:
+@lru_cache(maxsize=8)  # a row's two texts are read for their phrases, their sections and their own words
+def spans(text: str) -> tuple[tuple[int, int], ...]:
     """Where the words of a text stand, in its own characters."""
-    return [found.span() for found in _WORD.finditer(text)]
+    return tuple(found.span() for found in _WORD.finditer(text))
 
 
 def sentences(text: str) -> list[str]:
@@ -58,13 +59,14 @@ def is_english(texts: Sequence[str]) -> bool:
 
 def rouge(gold: str, answer: str, stem: bool = False, kinds: Sequence[str] = KINDS) -> dict[str, float]:
     """F of `kinds`, each 0 to 1; 0 where either text has no words."""
-    right, given = tokens(gold, stem), tokens(answer, stem)
+    # no word reaches over the end of a sentence, so a text's words are those of its sentences
+    split = [[tokens(one, stem) for one in sentences(text)] for text in (gold, answer)]
+    right, given = ([word for one in side for word in one] for side in split)
     made = {}
     for kind in kinds:
         if kind == "rougeL":
             made[kind] = f_of(_length(right, given), len(right), len(given))
         elif kind == "rougeLsum":
-            split = [[tokens(one, stem) for one in sentences(text)] for text in (gold, answer)]
             made[kind] = _summary_f(*split)
         else:
             made[kind] = _ngram_f(right, given, int(kind.removeprefix("rouge")))
@@ -112,14 +114,18 @@ def _length(right: Sequence[str], given: Sequence[str]) -> int:
     return _steps(right, _places(given), len(given))[-1].bit_count()
 
 
-def _common(right: Sequence[str], given: Sequence[str], places: Mapping[str, int]) -> list[int]:
-    """Places in `right` of one longest common subsequence: the very one that rouge-score takes among equals."""
-    kept = [
-        place for place, word in enumerate(right) if word in places
-    ]  # others are never taken, nor in the way
+def _common(
+    right: Sequence[str], kept: Sequence[int], given: Sequence[str], places: Mapping[str, int]
+) -> Sequence[int]:
+    """Places in `right` of one longest common subsequence: the very one that rouge-score takes among equals.
+
+    `kept`: places of the words that `given` has too; others are never taken, nor in the way.
+    """
     if len(kept) < 2:
         return kept
     words = [right[place] for place in kept]
+    if _follow_one_another(words, places):
+        return kept
     table = _steps(words, places, len(given))
     i, j, found = len(words), len(given), []
     while i > 0 and j > 0:
@@ -133,6 +139,17 @@ def _common(right: Sequence[str], given: Sequence[str], places: Mapping[str, int
     return found
 
 
+def _follow_one_another(words: Sequence[str], places: Mapping[str, int]) -> bool:
+    """Whether all these words stand in the other text in this order, be it with others between them."""
+    at = 0
+    for word in words:
+        left = places[word] >> at
+        if not left:
+            return False
+        at += (left & -left).bit_length()
+    return True
+
+
 def _summary_f(right: Sequence[Sequence[str]], given: Sequence[Sequence[str]]) -> float:
     """Union of common subsequences over sentences (Lin 2004, 3.2); each word counts as often as both sides have it."""
     left = [Counter(word for one in side for word in one) for side in (right, given)]
@@ -140,9 +157,21 @@ def _summary_f(right: Sequence[Sequence[str]], given: Sequence[Sequence[str]]) -
     if not all(sizes):
         return 0.0
     known = [(one, _places(one)) for one in given]
+    holders: dict[str, list[int]] = {}
+    for number, (_, places) in enumerate(known):
+        for word in places:
+            holders.setdefault(word, []).append(number)
     hits = 0
     for sentence in right:
-        for place in sorted({place for one, places in known for place in _common(sentence, one, places)}):
+        kept: dict[int, list[int]] = {}
+        for place, word in enumerate(sentence):
+            for number in holders.get(word, ()):
+                kept.setdefault(number, []).append(place)
+        union: set[int] = set()
+        for number, shared in kept.items():
+            if not union.issuperset(shared):
+                union.update(_common(sentence, shared, *known[number]))
+        for place in sorted(union):
             word = sentence[place]
             if left[0][word] > 0 and left[1][word] > 0:
                 hits += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tunesmith.rows import Rows
 from tunesmith.run import Run, find_run, unreadable
 from tunesmith.tasks import Task
 from tunesmith.tasks.json_answer import read_object
-from tunesmith.tasks.score import examples_in, read_predictions, score_answers
+from tunesmith.tasks.score import read_predictions, score_answers
 from tunesmith.view.scored import GOLDS, run_task, scored_rows, task_of, training_answers
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def score(
     `out` also a report of that file alone (json, md, html) in this folder."""
     from tunesmith.evaluate.file_report import file_content, systems_of, write_file_report
 
-    rows = examples_in(read_predictions(predictions), str(predictions))
-    systems = systems_of(predictions, _task(recipe, rows, runs_dir))
+    systems = systems_of(predictions, lambda rows: _task(recipe, rows, runs_dir))
     content = file_content(recipe, predictions, systems, redact)
     _print_scores(content, predictions, systems)
     made = {"headline": content["headline"], "scores": next(iter(content["scores"].values()))}
@@ -115,7 +114,7 @@ def _places(where: dict[str, int]) -> str:
 # ---- whose answers the task is made from
 
 
-def _task(recipe: Recipe, rows: list[Example], runs_dir: Path) -> Task:
+def _task(recipe: Recipe, rows: Sequence[Example], runs_dir: Path) -> Task:
     """Made from the training answers of the recipe's run where it lies in `runs_dir`; else from the file's own gold
     answers, unless the task looks answers up in the training rows: then data.train is read."""
     run = Run(runs_dir / recipe.name) if isinstance(runs_dir, Path) else None
