@@ -11,6 +11,7 @@ from tunesmith.evaluate import steps_from_faults as from_faults
 from tunesmith.evaluate import steps_from_scores as from_scores
 from tunesmith.evaluate.next_steps import RULES, next_steps
 from tunesmith.evaluate.step import Seen, Step
+from tunesmith.evaluate.wording import many
 from tunesmith.example import Example, Message
 from tunesmith.tasks.answered import Answered
 from tunesmith.tasks.protocol import Fault, Parsed
@@ -103,7 +104,7 @@ SPEAKS = {
         9, 100),
     "unparsable": (
         seen([Fault("unparsable", "")] * 9 + [[Fault("unparsable", ""), Fault("truncated", "")]]),
-        "9 of 100 answers can't be read", 9, 100),
+        "9 of 100 answers can't be read, and 1 more because they were cut", 9, 100),
     "malformed": (
         seen([Fault("malformed", "")] * 6), "6 of 100 answers are malformed: keys are missing, unknown or of", 6, 100),
     "empty": (seen([Fault("empty", "")] * 4), "4 of 100 answers are empty", 4, 100),
@@ -113,7 +114,10 @@ SPEAKS = {
              scores={"tuned": {"recall_stated": score(55 / 60), "recall_inferred": score(15 / 40)}}),
         "(0.38 against 0.92; 25 of 40 not found)", 25, 40),
     "near_floor": (seen(over_floors={"nearest": score(0.02)}, **FLOOR),
-        "nearest-row floor (0.880) is within 0.020", 100, 100),
+        "nearest training row scores 0.880 on these 100 rows, within 0.020", 100, 100),
+    "worse_than_base": (
+        seen(headline={"metric": "f1", "better": "higher", "difference": {"value": -0.2, "low": -0.3, "high": -0.1}}),
+        "Don't use this adapter: f1 is worse than the base's by 0.200 on these 100 rows", 100, 100),
     "unseen": (
         seen(scores={"tuned": {"mention_recall_seen": score(0.9), "mention_recall_unseen": score(0.6)}},
              sums={"mention_gold_unseen": 50.0, "mention_hits_unseen": 30.0}),
@@ -139,6 +143,12 @@ SILENT = {
     "inferred as good": seen(
         sums={"gold_items:s": 100, "stated_items:s": 60, "hits:s": 90, "stated_hits:s": 54},
         scores={"tuned": {"recall_stated": score(0.9), "recall_inferred": score(0.9)}}),
+    "worse by chance": seen(
+        headline={"metric": "f1", "better": "higher", "difference": {"value": -0.2, "low": -0.5, "high": 0.1}}),
+    "better where less is": seen(
+        headline={"metric": "f1", "better": "lower", "difference": {"value": -0.2, "low": -0.3, "high": -0.1}}),
+    "worse on too few documents": seen(documents=19,
+        headline={"metric": "f1", "better": "higher", "difference": {"value": -0.2, "low": -0.3, "high": -0.1}}),
     "far above the floor": seen(over_floors={"nearest": score(0.3)}),
     "unseen as good": seen(scores={"tuned": {"recall_seen": score(0.9), "recall_unseen": score(0.88)}}),
     "unseen may be as good": seen(
@@ -227,3 +237,46 @@ def test_the_worst_stand_first_and_eight_at_most() -> None:
         word for word in ("repeat", "wrong way round", "made up") for one in given[:3] if word in one["say"]
     }
     assert all(set(one) == {"say", "count", "of"} and json.dumps(one) for one in given)
+
+
+def test_no_schema_no_advice_to_hold_answers_to_one() -> None:
+    lost = [Fault("unparsable", "")] * 20
+    without = from_faults.unparsable(seen(lost))
+    assert without is not None and "constrained" not in without.say
+    fields = from_faults.unparsable(seen(lost, scores={"tuned": {"schema_valid": score(0.8)}}))
+    assert fields is not None and "evaluate.constrained: true" in fields.say
+
+
+def test_a_weak_slice_of_a_metric_that_runs_to_100_lies_lower_by_points() -> None:
+    part = {"slice": "source", "value": "b", "rows": 50, "small": False}
+    for below, said in ((2.0, False), (9.0, True)):
+        step = from_scores.weak_slice(
+            seen(
+                headline={"metric": "chrf", "better": "higher", "scale": 100},
+                scores={"tuned": {"chrf": score(50.0)}},
+                slices=[
+                    {**part, "scores": {"tuned": {"chrf": score(50.0 - below, 49 - below, 49.9 - below)}}}
+                ],
+            )
+        )
+        assert (step is not None) is said
+
+
+def test_a_floor_that_is_better_means_too_little_was_learned() -> None:
+    step = from_scores.near_floor(seen(over_floors={"nearest": score(-0.3)}, **FLOOR))
+    assert step is not None and "better by 0.300: too little was learned" in step.say
+    assert "another source" not in step.say
+
+
+def test_what_is_held_to_the_schema_already_is_not_advised() -> None:
+    fields = {"tuned": {"schema_valid": score(0.8)}, "tuned-constrained": {"f1": score(0.9)}}
+    for rule, kind in ((from_faults.unparsable, "unparsable"), (from_faults.malformed, "malformed")):
+        held = rule(seen([Fault(kind, "")] * 9, scores=fields))
+        assert held is not None and "evaluate.constrained" not in held.say
+        assert "see what “tuned, constrained” scores" in held.say
+
+
+def test_counts_that_a_line_tells_are_not_told_again() -> None:
+    wide = {"say": "40 documents give f1 ±0.2: score about 1,154.", "count": 40, "of": 1154}
+    assert many(wide) == ""
+    assert many({"say": "recall is 0.40 of 1,154.", "count": 40, "of": 1154}) == "40 of 1,154"

@@ -222,6 +222,7 @@ def test_a_base_that_misses_the_format_is_called_that(run):
         (-0.01, 0.25, True, "−0.010 to +0.250"),
         (99.5, 123.45, False, "99.5 to 123.5"),
         (0.0, 0.0, True, "+0.000 to +0.000"),
+        (-4.4e-16, 2.2e-16, True, "+0.000 to +0.000"),
         (None, None, False, "–"),
     ],
 )

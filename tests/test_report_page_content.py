@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -16,7 +17,7 @@ import pytest
 from test_report import TEST, TRAIN, Tags, fill
 from tiny_run import guess, recipe, reports, write_predictions, write_run
 
-from tunesmith.evaluate import markdown, page, report
+from tunesmith.evaluate import markdown, page, page_head, report
 from tunesmith.evaluate.examples import quote
 from tunesmith.evaluate.findings import doubts, first_line, is_warning, sentences
 from tunesmith.evaluate.page_tables import studies_section
@@ -29,9 +30,11 @@ from tunesmith.run import Run
 from tunesmith.statistics import Interval
 from tunesmith.tasks import make_task
 from tunesmith.tasks.protocol import Fault
+from tunesmith.verbs.run import _outcome
 from tunesmith.view import answer_figures, figures
 from tunesmith.view.page_parts import grid
 from tunesmith.view.page_style import STYLE
+from tunesmith.view.series import Series
 
 MARKER = "Zqxw"
 HOSTILE = [
@@ -110,9 +113,28 @@ def test_a_headline_with_unread_answers_is_no_good_news(made: tuple[Run, dict[st
     content["scores"]["tuned"]["parse_rate"]["value"] = 0.6
     assert "Only 60.0 % of the answers of tuned can be read" in first_line(content)
     assert 'class="card tuned doubt"' in page.render(content, {}, None)
+    likely = changed(content, headline=content["headline"] | {"from": "likelihood"})
+    assert doubts(likely) == []  # it stands on the gold answers, not on what was written
     few = changed(made[1])
     few["scores"]["tuned"]["item_f1"]["n"] = 40
     assert "Only 40 of 45 rows were scored" in first_line(few)
+
+
+def test_a_floor_that_is_better_is_said_to_be(made: tuple[Run, dict[str, Any]]) -> None:
+    below, unclear = ({"value": -0.2, "low": -0.3, "high": high} for high in (-0.1, 0.1))
+    said = sentences(changed(made[1], documents=200, over_floors={"nearest": below, "majority": unclear}))
+    assert "It scores worse than the nearest row floor, which needs no model." in said
+    assert "It is not shown to beat the majority floor, which needs no model." in said
+
+
+def test_an_answer_that_can_t_be_read_is_no_frequent_mistake(tmp_path: Path) -> None:
+    task = make_task("auto", None, [row.answer or "" for row in TRAIN])
+    for answer, counted in (
+        (json.dumps({"site": None, "treatment": None, "stage": None}), True),
+        ("none", False),
+    ):
+        write_predictions(tmp_path / "tuned.jsonl", TEST, [answer] * len(TEST))
+        assert bool(quote(load_systems(tmp_path, TEST, task)).mistakes) is counted
 
 
 # ---- systems
@@ -500,3 +522,52 @@ def test_texts_can_be_read_in_both_schemes(scheme: str) -> None:
     low = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in PAIRS}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
     assert contrast("#777777", "#ffffff") < 4.5 < contrast("#767676", "#ffffff")  # WCAG's own example
+
+
+def test_every_system_of_a_figure_is_in_its_legend() -> None:
+    """The headline may be one that floors don't have, such as bits per byte."""
+    here = Interval(0.5, 0.4, 0.6, 9)
+    figure = figures.intervals({"tuned": {"a": here, "b": here}, "nearest": {"b": here}}, ["a", "b"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tuned", "nearest"]
+
+
+def test_one_logged_step_is_a_dot_at_a_whole_number() -> None:
+    one = {name: Series(name, [3], [1.0]) for name in ("loss", "learning_rate", "gradient_norm")}
+    for figure in (figures.loss_curves(one), figures.step_curves(one)):
+        for axes in figure.axes:
+            assert axes.lines[0].get_marker() == "o"
+            assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_worse_model_is_said_to_be_in_the_terminal_too(
+    made: tuple[Run, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "tiny")
+    shutil.copytree(made[0].path, run.path)
+    write_report(recipe(), run)
+    _outcome(run)
+    assert "worse" not in capsys.readouterr().err
+    for name, other in (("tuned", "base"), ("base", "tuned")):
+        shutil.copy(made[0].predictions / f"{name}.jsonl", run.predictions / f"{other}.jsonl")
+    write_report(recipe(), run)
+    _outcome(run)
+    assert "The tuned model is worse than its base: item_f1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_section_without_findings_is_not_empty(
+    made: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file that was scored alone, and that no step comes from."""
+    monkeypatch.setattr(page_head, "sentences", lambda content: [])
+    assert page_head.findings(changed(made[1], next=[])).startswith("<p>Nothing to say")
+    assert "Nothing to say" not in page_head.findings(
+        changed(made[1], next=[{"say": "Look.", "count": 3, "of": 9}])
+    )
+
+
+def test_the_head_has_no_signature_of_a_scorer(made: tuple[Run, dict[str, Any]]) -> None:
+    content = changed(made[1])
+    content["meaning"]["item_f1"] = "shared letters; nrefs:1|case:mixed; without phrases; headline"
+    said = page_head.head(content)
+    assert "item_f1: shared letters; without phrases<" in said and "nrefs" not in said
+    assert "nrefs:1|case:mixed" in page.render(content, {}, None)

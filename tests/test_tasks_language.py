@@ -134,6 +134,7 @@ def systems(task: LanguageTask, nll: dict[str, list[float]], sources: list[str])
 def test_the_headline_is_bits_per_byte_where_it_was_measured(task: LanguageTask) -> None:
     content = build(systems(task, {"tuned": [69.3] * 40, "base": [138.6] * 40}, ["kannada"] * 40), draws=50)
     assert content["headline"]["metric"] == "bits_per_byte" and content["headline"]["better"] == "lower"
+    assert content["headline"]["from"] == "likelihood"
     assert content["headline"]["tuned"] == pytest.approx(69.3 / 100 / np.log(2))
     assert build(systems(task, {}, ["kannada"] * 4), draws=50)["headline"]["metric"] == "chrf++"
 

@@ -93,6 +93,8 @@ def _headline(systems: Systems, drawn: Drawn) -> dict[str, Any]:
         "scale": scale_of(systems.task, name),
         "n": drawn.rows,
     }
+    if name == systems.task.headline and getattr(systems.task, "headline_from", "") == "likelihood":
+        made["from"] = "likelihood"
     made |= {system: drawn.value(system, metric) for system in main}
     if len(main) == len(FIRST):
         found = drawn.difference("base", "tuned", metric).to_json()

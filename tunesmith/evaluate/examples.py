@@ -96,7 +96,8 @@ def quote(systems: Systems, limit: int = SHOWN) -> Quoted:
     for number, example in enumerate(systems.examples):
         row = answered(task, example, scored.predictions[number][0])
         details = task.details(row.gold, row.predicted)
-        counted.add(example.id, details)
+        if row.predicted.value is not None:  # else nothing was answered: it can't be read
+            counted.add(example.id, details)
         looks.append(
             _look(number, sign * float(scores[number]), details, faults_of(alike, row), row.line, sign)
         )

@@ -65,7 +65,8 @@ def _unread(content: Mapping[str, Any]) -> list[str]:
     """Answers that could not be read, and rows that were not scored."""
     made, name = [], main_of(content)
     share = read_share(content, name)
-    if share is not None and share < READ:
+    # a headline of likelihoods stands on the gold answers: what was written, or left empty, doesn't touch it
+    if share is not None and share < READ and content["headline"].get("from") != "likelihood":
         made.append(
             f"Only {percent(share)} of the answers of {shown_name(content, name)} can be read; the others count as all "
             "missed. Don't quote the headline before that is mended."
@@ -138,7 +139,7 @@ def _tuned(content: Mapping[str, Any]) -> list[str]:
         return [f"No difference in {metric} is shown: the interval holds 0."]
     way = "higher" if difference["value"] > 0 else "lower"
     if less_is_better(content, metric):
-        way += ", which is better," if shown > 0 else ", which is worse,"
+        way += " (better)" if shown > 0 else " (worse)"
     return [f"The tuned model has a {way} {metric} than its base; the interval excludes 0."]
 
 
@@ -167,8 +168,11 @@ def _prompting(content: Mapping[str, Any]) -> list[str]:
         return []
     best = min(known, key=lambda name: _gain(content, -known[name]))
     change = over[best]
+    ways = (
+        f"the best of {len(known)} ways to ask is" if len(known) > 1 else "the base was asked one other way,"
+    )
     told = (
-        f"the best of {len(known)} ways to ask is “{shown_name(content, best)}” with {number(known[best])}; the tuned "
+        f"{ways} “{shown_name(content, best)}” with {number(known[best])}; the tuned "
         f"model's difference to it is {signed(change['value'])} ({range_of(change, True)})"
     )
     answer = {
@@ -180,10 +184,11 @@ def _prompting(content: Mapping[str, Any]) -> list[str]:
 
 
 def _floors(content: Mapping[str, Any]) -> list[str]:
-    lost = [name for name, over in content.get("over_floors", {}).items() if not _above(content, over)]
+    said = {True: "It scores worse than", False: "It is not shown to beat"}
     return [
-        f"It is not shown to beat the {shown_name(content, floor)} floor, which needs no model."
-        for floor in lost
+        f"{said[_shown(content, over) < 0]} the {shown_name(content, floor)} floor, which needs no model."
+        for floor, over in content.get("over_floors", {}).items()
+        if not _above(content, over)
     ]
 
 
@@ -233,12 +238,16 @@ def _others(content: Mapping[str, Any]) -> list[str]:
 def _all_right(content: Mapping[str, Any]) -> list[str]:
     if "mcnemar" in content:
         test = content["mcnemar"]
+        if not test["only_tuned"] + test["only_base"]:
+            return []  # both have the same rows right, in free text mostly none: nothing is tested
         return [
             f"Rows all right only with tuning: {test['only_tuned']}; only without: {test['only_base']} "
             f"(McNemar, exact p = {test['p']:.2g})."
         ]
     if "sign_test" in content:
         test = content["sign_test"]
+        if not test["tuned_better"] + test["base_better"]:
+            return []
         return [
             f"Documents with more rows all right with tuning: {test['tuned_better']}; with fewer: "
             f"{test['base_better']} (sign test over documents, exact p = {test['p']:.2g})."

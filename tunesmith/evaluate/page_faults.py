@@ -39,7 +39,10 @@ def faults_section(content: Mapping[str, Any]) -> str:
 def _kinds(one: Mapping[str, Any]) -> str:
     kinds = one["by_kind"]
     if not kinds:
-        return f"<p>No faults in {one['rows']:,} rows.</p>"
+        return (
+            f"<p>None of the kinds of faults that this task knows in {one['rows']:,} rows. Whether the answers are "
+            "right is told by the scores, not here.</p>"
+        )
     rows = []
     for kind in kinds:
         places = sorted(kind["where"].items(), key=lambda item: -item[1])
@@ -55,7 +58,7 @@ def _kinds(one: Mapping[str, Any]) -> str:
                     "bad" if kind["harm"] >= 3 else "grey",
                 ),
                 f"{kind['times']:,}",
-                escape(named + more),
+                f"<span class=what>{escape(named + more)}</span>" if named else "",
             ]
         )
     return table(

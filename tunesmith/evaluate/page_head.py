@@ -49,7 +49,10 @@ def head(content: Mapping[str, Any]) -> str:
         cards.append(card(name, signed(over["value"]), range_of(over, True), doubted.strip()))
     plain = "" if is_warning(content) else f'<p class="lead">{escape(line)}</p>'
     less = ", where lower is better," if less_is_better(content, metric) else ""
-    told = content["meaning"].get(metric, "").removesuffix("; headline")
+    parts = content["meaning"].get(metric, "").removesuffix("; headline").split("; ")
+    told = "; ".join(
+        part for part in parts if "|" not in part
+    )  # a scorer's signature stands among the scores
     return (
         (f'<p class="warning">{escape(line)}</p>' if is_warning(content) else "")
         + f"<h1>{escape(content['run'])}</h1>{plain}"
@@ -63,7 +66,9 @@ def head(content: Mapping[str, Any]) -> str:
 def findings(content: Mapping[str, Any]) -> str:
     """Sentences, and what to do next."""
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(content))
-    return f"<ul>{said}</ul>{_next(content)}"
+    listed = f"<ul>{said}</ul>" if said else ""
+    quiet = "<p>Nothing to say of these answers beyond their scores and faults below.</p>"
+    return (listed + _next(content)) or quiet
 
 
 def _next(content: Mapping[str, Any]) -> str:

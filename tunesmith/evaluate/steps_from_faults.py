@@ -218,12 +218,23 @@ def unparsable(seen: Seen) -> Step | None:
         {"unparsable"} <= (kinds := {fault.kind for fault in row}) and "truncated" not in kinds
         for row in seen.faults
     )
-    say = (
-        f"{count:,} of {len(seen.rows):,} answers can't be read: set evaluate.constrained: true to see "
-        "what form alone costs, "
-        "and train longer."
-    )
+    if "schema_valid" in seen.content["scores"][seen.system]:
+        advice = (
+            f"{_held(seen, 'set evaluate.constrained: true to see what form alone costs')}, and train longer"
+        )
+    else:  # nothing holds an answer to a form that no schema says
+        advice = "say in the prompt what form an answer has, and train longer"
+    lost = seen.rows_with("unparsable") - count
+    said = f", and {lost:,} more because they were cut" if lost else ""
+    say = f"{count:,} of {len(seen.rows):,} answers can't be read{said}: {advice}."
     return worth_saying(say, count, len(seen.rows), _form(count, seen))
+
+
+def _held(seen: Seen, otherwise: str) -> str:
+    """What to do about form: nothing new where answers were held to the schema already."""
+    if f"{seen.system}-constrained" in seen.content["scores"]:
+        return f"see what “{seen.system}, constrained” scores"
+    return otherwise
 
 
 def malformed(seen: Seen) -> Step | None:
@@ -232,7 +243,8 @@ def malformed(seen: Seen) -> Step | None:
     if any(fault.where for fault in found):
         advice = f"look at these{mostly_in(found)}, and whether training answers write them in one form"
     else:
-        advice = "keys are missing, unknown or of another type: evaluate.constrained: true holds answers to the schema"
+        held = _held(seen, "evaluate.constrained: true holds answers to the schema")
+        advice = f"keys are missing, unknown or of another type: {held}"
     say = f"{rows:,} of {len(seen.rows):,} answers are malformed: {advice}."
     return worth_saying(say, rows, len(seen.rows), _form(rows, seen))
 

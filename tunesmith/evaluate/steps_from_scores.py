@@ -9,6 +9,7 @@ from tunesmith.evaluate.step import Rule, Seen, Step, total, worth_saying
 
 WIDE = 0.05  # half an interval that is worth more documents
 SURER = 0.1  # mean confidence less the share right, from which on it misleads
+FEW = 20  # documents below which no line says that two systems differ
 LOWER = 0.05  # difference of a slice or a kind of values that is worth a line
 
 
@@ -41,12 +42,35 @@ def near_floor(seen: Seen) -> Step | None:
     if gain >= LOWER * _scale(seen) and all((-end if worse else end) > 0 for end in ends):
         return None
     reached = scores["nearest"][seen.content["headline"]["metric"]]["value"]
-    near = f"is within {gain:.3f}" if gain >= 0 else f"is better by {-gain:.3f}"
-    say = (
-        f"The nearest-row floor ({reached:.3f}) {near}: the rows look too alike to show more, or no more was learned; "
-        "score rows from another source or time."
-    )
+    rows = f"these {seen.content['rows']:,} rows"
+    if gain < 0:
+        say = (
+            f"Copying the answer of the nearest training row scores {reached:.3f} on {rows}, better by {-gain:.3f}: "
+            "too little was learned. Train longer or at another learning rate, and see whether the training loss falls."
+        )
+    else:
+        say = (
+            f"Copying the answer of the nearest training row scores {reached:.3f} on {rows}, within {gain:.3f}: the "
+            "rows look too alike to show more, or no more was learned; score rows from another source or time."
+        )
     return Step(say, seen.content["rows"], seen.content["rows"], 3)
+
+
+def worse_than_base(seen: Seen) -> Step | None:
+    """Tuning did harm, and the interval shows it."""
+    change, headline = seen.content["headline"].get("difference"), seen.content["headline"]
+    if seen.system != "tuned" or not change or change["value"] is None or change["low"] is None:
+        return None
+    worst = change["low"] if headline.get("better") == "lower" else -change["high"]
+    if worst <= 0 or seen.content["documents"] < FEW:
+        return None
+    rows = seen.content["rows"]
+    say = (
+        f"Don't use this adapter: {headline['metric']} is worse than the base's by {abs(change['value']):.3f} "
+        f"on these {rows:,} rows. See whether training answers fit their inputs, then lower train.learning_rate or "
+        "the number of steps."
+    )
+    return Step(say, rows, rows, 5)
 
 
 def _scale(seen: Seen) -> float:
@@ -83,7 +107,8 @@ def weak_slice(seen: Seen) -> Step | None:
     weak = [
         (part["scores"][seen.system][metric]["value"], part)
         for part in seen.content.get("slices", ())
-        if not part["small"] and lower(part["scores"].get(seen.system, {}).get(metric), whole)
+        if not part["small"]
+        and lower(part["scores"].get(seen.system, {}).get(metric), whole, LOWER * _scale(seen))
     ]
     if not weak or not whole:
         return None
@@ -153,14 +178,15 @@ def too_sure(seen: Seen) -> Step | None:
     return worth_saying(say, round(n * (1 - right)), n, 2)
 
 
-def lower(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether `one` lies below `other` by LOWER, and its interval below the other's value."""
+def lower(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, by: float = LOWER) -> bool:
+    """Whether `one` lies below `other` by as much, and its interval below the other's value."""
     if not one or not other or None in (one["value"], one["high"], other["value"]):
         return False
-    return bool(one["value"] <= other["value"] - LOWER and one["high"] < other["value"])
+    return bool(one["value"] <= other["value"] - by and one["high"] < other["value"])
 
 
 SCORE_RULES: tuple[Rule, ...] = (
+    worse_than_base,
     inferred,
     near_floor,
     unseen,

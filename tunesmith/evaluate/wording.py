@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 _NAMES = {"majority": "majority", "nearest": "nearest row"}
+NOISE = 1e-12  # what sums of floats leave of a difference that is none
 _ORDER = ("tuned", "base", "prompt", "constrained", "quantised", "exported", "other", "floor")
 
 
@@ -57,7 +59,7 @@ def number(value: float | int | str | None) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    if value == 0 or 0.001 <= abs(value) < 100:
+    if abs(value) < NOISE or 0.001 <= abs(value) < 100:
         return f"{value:.3f}"
     return f"{value:.4g}"
 
@@ -66,7 +68,7 @@ def signed(value: float | None) -> str:
     """A difference with its sign."""
     if value is None or value != value:
         return "–"
-    return ("+" if value >= 0 else "−") + number(abs(value))
+    return ("+" if value > -NOISE else "−") + number(abs(value))
 
 
 def range_of(score: Mapping[str, Any], sign: bool = False) -> str:
@@ -80,7 +82,7 @@ def range_of(score: Mapping[str, Any], sign: bool = False) -> str:
 
 def _digits(largest: float) -> str:
     """The format of both ends: three decimals for shares, three digits of the larger end below, four above."""
-    if largest == 0 or 0.01 <= largest < 100:
+    if largest < NOISE or 0.01 <= largest < 100:
         return ".3f"
     if not 1e-6 <= largest < 1e6:
         return ".2e"
@@ -91,8 +93,8 @@ def _digits(largest: float) -> str:
 def _end(value: float, digits: str, sign: bool) -> str:
     text = format(abs(value), digits)
     if sign:
-        return ("+" if value >= 0 else "−") + text
-    return text if value >= 0 else f"-{text}"
+        return ("+" if value > -NOISE else "−") + text
+    return text if value > -NOISE else f"-{text}"
 
 
 def listed_metrics(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -218,5 +220,5 @@ def many(step: Mapping[str, Any]) -> str:
     """The counts that a next step comes from, where its words don't tell them already."""
     if not step.get("of"):
         return ""
-    plain, grouped = f"{step['count']} of {step['of']}", f"{step['count']:,} of {step['of']:,}"
-    return "" if plain in step["say"] or grouped in step["say"] else grouped
+    told = set(re.findall(r"\d(?:[\d,.]*\d)?", step["say"]))
+    return "" if {f"{step['count']:,}", f"{step['of']:,}"} <= told else f"{step['count']:,} of {step['of']:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -59,7 +60,7 @@ def html(content: Mapping[str, Any]) -> str:
     """One page that needs no network."""
     sections = [
         f"<h1>{escape(_title(content))}</h1>",
-        f"<ul>{''.join(f'<li>{escape(said)}</li>' for said in content['findings'])}</ul>",
+        f"<ul>{''.join(f'<li>{_typed(said)}</li>' for said in content['findings'])}</ul>",
         facts_list(_facts(content)),
         "<h2>Scores</h2>",
         _html_table(*system_table(content)),
@@ -72,6 +73,11 @@ def html(content: Mapping[str, Any]) -> str:
                 '<p class="note">* too few rows or documents to say much.</p>',
             ]
     return document(_title(content), sections)
+
+
+def _typed(said: str) -> str:
+    """What stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(said))
 
 
 def _title(content: Mapping[str, Any]) -> str:
@@ -115,4 +121,4 @@ def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return table(head, [[escape(cell) for cell in row] for row in rows])
+    return table(head, [[escape(cell) for cell in row] for row in rows], kind="compared")

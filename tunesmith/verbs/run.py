@@ -11,6 +11,7 @@ from tunesmith.data.prepare import row_format
 from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import RecipeError, SetupError
 from tunesmith.evaluate import prompts
+from tunesmith.evaluate.findings import first_line, is_warning
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
@@ -73,7 +74,8 @@ def again(name: str, runs_dir: Path, stage: str, redact: bool = False) -> dict[s
 
 
 def _outcome(folder: Run) -> dict[str, Any]:
-    headline = folder.read_json(folder.report / "report.json").get("headline")
+    content = folder.read_json(folder.report / "report.json")
+    headline = content.get("headline")
     if headline:
         by = headline["difference"]
         console.say(
@@ -82,6 +84,8 @@ def _outcome(folder: Run) -> dict[str, Any]:
         # one document has no interval
         interval = "" if by["low"] is None else f" (95 % interval {by['low']:+.3f} to {by['high']:+.3f})"
         console.say(f"difference: {by['value']:+.3f}{interval}")
+        if is_warning(content):
+            console.warn(first_line(content))
         console.say(f"report: {folder.report / 'report.html'}")
     done = [name for name in NAMES if folder.inputs_of(name)]
     console.say(f"run: {folder.path} ({', '.join(done)})")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _HALF = 10.0, 4.8  # inches: the page's column, and half of it
-_PHONE = 6.6  # still to be read on a phone
+_PHONE = 5.0  # still to be read on a phone
 _COLOURS = {
     "tuned": BLUE, "base": ORANGE, "prompt": PURPLE, "constrained": GREEN, "exported": SKY, "quantised": SKY,
     "floor": GREY,

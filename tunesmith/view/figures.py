@@ -45,8 +45,9 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
         figure, axes = _figure(_WIDTH, 3.0)
         loss, validation = series["loss"], series.get("validation_loss")
         axes.plot(
-            loss.steps, loss.values, color=BLUE, alpha=0.3 if len(loss.steps) > 60 else 1.0, label="training"
-        )
+            loss.steps, loss.values, color=BLUE, alpha=0.3 if len(loss.steps) > 60 else 1.0, label="training",
+            marker=_alone(loss),
+        )  # fmt: skip
         smooth = loss.values
         if len(loss.steps) > 60:
             smooth = smoothed(loss.values, window=max(3, len(loss.steps) // 40))
@@ -73,6 +74,7 @@ def loss_curves(series: Mapping[str, Series]) -> Figure:
             )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per token")
+        _whole_steps(axes)
         frame_losses(axes, [*smooth, *(validation.values if validation else [])])
         axes.legend(loc="upper right", ncols=4)
     return figure
@@ -87,7 +89,9 @@ def step_curves(series: Mapping[str, Series]) -> Figure:
         figure = Figure(figsize=(_WIDTH, 1.8))
         for place, name in enumerate(names, start=1):
             axes = figure.add_subplot(1, len(names), place)
-            axes.plot(series[name].steps, series[name].values, color=BLUE, linewidth=1.2)
+            one = series[name]
+            axes.plot(one.steps, one.values, color=BLUE, linewidth=1.2, marker=_alone(one))
+            _whole_steps(axes)
             axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
             axes.yaxis.get_offset_text().set_fontsize(7)
@@ -101,6 +105,7 @@ def intervals(scores: Mapping[str, Mapping[str, Interval]], metrics: Sequence[st
     systems = list(scores)
     with style():
         figure, axes = _figure(_WIDTH, 0.6 + (0.11 * len(systems) + 0.12) * len(metrics))
+        named: set[str] = set()  # the first metric may have no value of theirs
         for number, system in enumerate(systems):
             colour = SYSTEM_COLOURS.get(system) or _OTHER_COLOURS[number % len(_OTHER_COLOURS)]
             for row, metric in enumerate(metrics):
@@ -111,8 +116,9 @@ def intervals(scores: Mapping[str, Mapping[str, Interval]], metrics: Sequence[st
                 axes.plot([found.low, found.high], [at, at], color=colour, linewidth=2, solid_capstyle="butt")
                 axes.plot(
                     [found.value], [at], color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=5,
-                    linestyle="", label=plain(system) if row == 0 else None,
+                    linestyle="", label=None if system in named else plain(system),
                 )  # fmt: skip
+                named.add(system)
         axes.set_yticks(range(len(metrics)), [plain(metric.replace("_", " ")) for metric in metrics])
         axes.set_ylim(len(metrics) - 0.4, -0.6)
         axes.set_xlim(-0.01, 1.01)
@@ -204,6 +210,18 @@ def plain(name: str, room: int = 26) -> str:
     short = name if len(name) <= room else f"{name[: room - 1]}…"
     known = (sign if (sign.isascii() and sign.isprintable()) or sign == "…" else "?" for sign in short)
     return "".join(known).replace("$", r"\$")
+
+
+def _alone(series: Series) -> str:
+    """A line of one point is none: it gets a dot."""
+    return "o" if len(series.steps) == 1 else ""
+
+
+def _whole_steps(axes: Axes) -> None:
+    """No half steps below the line."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins="auto", min_n_ticks=1))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -14,7 +14,8 @@ main { max-width: 1020px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 18px 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 44px 0 10px; padding-top: 14px; border-top: 1px solid var(--line); }
 h3 { font-size: 0.95rem; margin: 22px 0 6px; }
-p, ul { margin: 6px 0 10px; } .lead { color: var(--soft); } .note { color: var(--soft); font-size: 0.86rem; }
+p, ul { margin: 6px 0 10px; } .lead { color: var(--soft); overflow-wrap: anywhere; }
+.note { color: var(--soft); font-size: 0.86rem; }
 .warning { background: var(--warn); color: var(--warn-ink); padding: 10px 14px; border-radius: 8px; margin: 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin: 18px 0 14px; }
 .card { background: var(--panel); border-radius: 10px; padding: 14px 16px; }
@@ -60,7 +61,8 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size
 .bar.two { position: relative; } .bar.two i { position: absolute; left: 0; top: 0; opacity: 0.45; }
 .bar.two i + i { opacity: 1; }
 .bar.bad i { background: var(--bad); } .bar.grey i { background: var(--grey); }
-table.counts .of { min-width: 8em; } table.counts td, table.bars td:not(:first-child) { white-space: nowrap; }
+table.counts .of { min-width: 8em; } table.faults td:nth-child(3), table.compared td + td {
+  white-space: nowrap; } table.counts td, table.bars td:not(:first-child) { white-space: nowrap; }
 .of { display: inline-block; min-width: 4.6em; text-align: right; margin-left: 8px; white-space: nowrap; }
 td .code, .code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: 0.86em; white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); border-radius: 4px;
