@@ -132,6 +132,19 @@ def name_of(value: object) -> str:
     return "" if value is None or value != value else str(value)
 
 
+def first_text(row: Row, *names: str, blank: bool = False) -> str | None:
+    """The first of these columns that holds text (null and, unless `blank`, empty text are passed over)."""
+    for name in names:
+        value = row.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise BadRow(f"{name} has to be text, not {type(value).__name__}")
+        if blank or value.strip():
+            return value
+    return None
+
+
 TORN = "a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
 
 

@@ -6,7 +6,6 @@ documents were scored and which seeds were trained (pooled.py). Every group is c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.evaluate.score import SMALL, Systems, metrics_of
-from tunesmith.evaluate.slices import FEW_DOCUMENTS, MOST_VALUES
+from tunesmith.evaluate.slices import FEW_DOCUMENTS, values_of
 from tunesmith.pooled import Estimate, pooled, pooled_difference
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
 from tunesmith.tasks.answered import answers_headline, lower_is_better
@@ -147,25 +146,21 @@ def _slices(
     """The headline of both sides and their difference in each slice; `small` where there is too little to say much."""
     both = {name: systems.scored[name] for name in (*first.systems, *second.systems)}
     made = []
-    for slice_name in sorted({name for example in systems.examples for name in example.slices}):
-        values = [example.slices.get(slice_name) for example in systems.examples]
-        common = Counter(value for value in values if value is not None).most_common(MOST_VALUES)
-        for value, _ in sorted(common):
-            kept = np.array([one == value for one in values])
-            drawn = _draw({name: one.take(kept) for name, one in both.items()}, how)
-            difference = pooled_difference(drawn, first.systems, second.systems, metric)
-            made.append(
-                {
-                    "slice": slice_name,
-                    "value": value,
-                    "rows": drawn.rows,
-                    "documents": drawn.documents,
-                    "small": drawn.rows < SMALL or drawn.documents < FEW_DOCUMENTS,
-                    "first": _json(pooled(drawn, first.systems, metric)),
-                    "second": _json(pooled(drawn, second.systems, metric)),
-                    "difference": _json(difference),
-                }
-            )
+    for slice_name, value, kept in values_of(systems.examples):
+        drawn = _draw({name: one.take(kept) for name, one in both.items()}, how)
+        difference = pooled_difference(drawn, first.systems, second.systems, metric)
+        made.append(
+            {
+                "slice": slice_name,
+                "value": value,
+                "rows": drawn.rows,
+                "documents": drawn.documents,
+                "small": drawn.rows < SMALL or drawn.documents < FEW_DOCUMENTS,
+                "first": _json(pooled(drawn, first.systems, metric)),
+                "second": _json(pooled(drawn, second.systems, metric)),
+                "difference": _json(difference),
+            }
+        )
     return made
 
 

@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from tunesmith.tasks.answered import Answered
 from tunesmith.tasks.normalise import words
 from tunesmith.tasks.overlap import OF_HUNDRED, cut_by, overlap_counts, overlap_meaning, overlap_metrics
-from tunesmith.tasks.protocol import Detail, Fault, Golds, Parsed, Table
+from tunesmith.tasks.protocol import Fault, Golds, Parsed, Table
 from tunesmith.tasks.rouge import is_english, tokens
 from tunesmith.tasks.script import main_script, script_letters, strays
 from tunesmith.tasks.sums import Metric, Share, mean, ratio
+from tunesmith.tasks.text import TextTask
 from tunesmith.tasks.text_faults import cut_short
 
 _SAMPLE = 1000  # training answers that tell language and script
 _OURS = 0.5  # of the gold's share of letters in its script: below it the answer is in another one
 
 
-class LanguageTask:
+class LanguageTask(TextTask):
     """Made by `make` from the training answers."""
 
     name = "language"
@@ -42,11 +43,6 @@ class LanguageTask:
     def make(cls, golds: Golds) -> LanguageTask:
         """From the answers of training rows."""
         return cls(list(golds))
-
-    def parse(self, answer: str) -> Parsed:
-        """The text without surrounding space; an empty one can't be scored."""
-        text = answer.strip()
-        return Parsed(text) if text else Parsed(None, ("unparsable: the answer is empty",))
 
     def counts(self, prompt: str, gold: Parsed, predicted: Parsed) -> dict[str, float]:
         """Of one row: overlap with the gold, letters by script, words."""
@@ -109,17 +105,6 @@ class LanguageTask:
             made.append(Table("Scripts", ("script", "share of gold letters", "share of letters"), shares))
         return [*made, *_cost(rows)]
 
-    def details(self, gold: Parsed, predicted: Parsed) -> list[Detail]:
-        """One line: the two texts."""
-        right, given = set(words(gold.value or "")), set(words(predicted.value or ""))
-        if predicted.value is None:
-            verdict = "missed"
-        elif right == given:
-            verdict = "match"
-        else:
-            verdict = "partly" if right & given else "wrong"
-        return [Detail("answer", gold.value, predicted.value, verdict)]
-
     def faults(self, row: Answered) -> list[Fault]:
         """Written in another script than the gold; an end in mid-sentence; letters that were lost."""
         if row.predicted.value is None:
@@ -134,14 +119,6 @@ class LanguageTask:
         if row.line.get("stopped", True) and cut_short(right, given):
             made.append(Fault("truncated", ""))
         return made
-
-    def unscored(self, gold: Parsed) -> list[str]:
-        """Nothing: the whole text counts."""
-        return []
-
-    def common_answer(self, golds: Sequence[Parsed]) -> str:
-        """The answer given most often."""
-        return Counter(str(gold.value) for gold in golds).most_common(1)[0][0]
 
 
 _MEANING = {

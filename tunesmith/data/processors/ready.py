@@ -15,7 +15,7 @@ from typing import Any
 
 from tunesmith.data.processors.doctor_answer import sections
 from tunesmith.data.processors.visit_note import visit_note
-from tunesmith.data.row import BadRow, name_of
+from tunesmith.data.row import BadRow, first_text, name_of
 from tunesmith.example import Example, Message
 
 Row = Mapping[str, Any]
@@ -62,11 +62,11 @@ def diagnosis_treatment(row: Row) -> list[Example]:
 
     Columns: question (or input, prompt), answer (or output, completion, response); instruction and system may be there.
     """
-    question = _first(row, "question", "input", "prompt")
+    question = first_text(row, "question", "input", "prompt")
     if question is None:
         raise BadRow("there is no question (a column question, input or prompt; map yours in data.columns)")
-    order = _first(row, "instruction") or SECTIONS
-    written = _first(row, "answer", "output", "completion", "response", blank=True)
+    order = first_text(row, "instruction") or SECTIONS
+    written = first_text(row, "answer", "output", "completion", "response", blank=True)
     answer = None
     if written is not None:
         diagnosis, treatment = sections(written)
@@ -115,17 +115,17 @@ def record_request(row: Row) -> list[Example]:
     Columns: record (or output, text, note), sex (or gender) and service (or department, specialty); where sex and
     service have no columns they are read in the record's own head ("Sex: F", "Service: MEDICINE").
     """
-    record = _first(row, "record", "output", "text", "note", blank=True)
+    record = first_text(row, "record", "output", "text", "note", blank=True)
     head = (record or "")[:3000]
-    sex = _first(row, "sex", "gender") or _headed(head, "Sex|Gender")
-    service = _first(row, "service", "department", "specialty") or _headed(head, "Service|Department")
+    sex = first_text(row, "sex", "gender") or _headed(head, "Sex|Gender")
+    service = first_text(row, "service", "department", "specialty") or _headed(head, "Service|Department")
     for name, value in (("sex", sex), ("service", service)):
         if not value:
             raise BadRow(f"there is no {name}: no column of that name, and none in the record's head")
     who = {"f": "female", "m": "male"}.get(str(sex).strip().lower(), str(sex).strip().lower())
     service = " ".join(str(service).split())
     request = f"Write the discharge record of a {who} patient on the {service} service."
-    system = _first(row, "system") or _first(row, "instruction") or RECORD
+    system = first_text(row, "system") or first_text(row, "instruction") or RECORD
     slices = {"sex": who, "service": service}
     return [Example.make(request, record, system=system, id=_text_of(row, "id"), slices=slices)]
 
@@ -151,7 +151,7 @@ ANSWERS = {
 
 def _example(row: Row, order: str, question: str, answer: str | None) -> Example:
     asked = Message.asking(f"{order}\n\n", question)
-    system = _first(row, "system")
+    system = first_text(row, "system")
     turns = [Message("system", system)] if system else []
     turns.append(asked)
     if answer is not None:
@@ -163,7 +163,7 @@ def _example(row: Row, order: str, question: str, answer: str | None) -> Example
 
 
 def _one_task(row: Row) -> Example:
-    prompt, answer = _first(row, "prompt"), _first(row, "completion", blank=True)
+    prompt, answer = first_text(row, "prompt"), first_text(row, "completion", blank=True)
     if prompt is None:
         raise BadRow("prompt is empty, or no text")
     task = _text_of(row, "task") or _task_of(prompt)
@@ -273,19 +273,6 @@ def _name_of(text: str) -> str:
 
 
 # ---- cells
-
-
-def _first(row: Row, *names: str, blank: bool = False) -> str | None:
-    """The first of these columns that holds text (null and, unless `blank`, empty text are passed over)."""
-    for name in names:
-        value = row.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise BadRow(f"{name} has to be text, not {type(value).__name__}")
-        if blank or value.strip():
-            return value
-    return None
 
 
 def _text_of(row: Row, name: str) -> str:

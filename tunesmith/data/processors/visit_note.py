@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.data.row import BadRow, name_of
+from tunesmith.data.row import BadRow, first_text, name_of
 from tunesmith.example import Example, Message
 
 NOTE = "Write the visit note of this conversation, in sections, each under its heading."
@@ -39,16 +39,16 @@ HEADINGS = {
 def visit_note(row: Mapping[str, Any]) -> list[Example]:
     """Columns: dialogue (or conversation, transcript); note, the whole note; or section_header and section_text, one
     section of it, whose heading becomes the slice `section`. Only the conversation may be cut (trim_context)."""
-    dialogue = _text(row, "dialogue", "conversation", "transcript")
+    dialogue = first_text(row, "dialogue", "conversation", "transcript")
     if dialogue is None:
         raise BadRow(
             "there is no conversation (a column dialogue, conversation or transcript; map yours in data.columns)"
         )
     system = row.get("system")
     heading, text, note = (
-        _text(row, "section_header"),
-        _text(row, "section_text"),
-        _text(row, "note", "output"),
+        first_text(row, "section_header"),
+        first_text(row, "section_text"),
+        first_text(row, "note", "output"),
     )
     if text is not None and heading is None:
         raise BadRow("section_text has no section_header: a section needs its heading")
@@ -62,16 +62,3 @@ def visit_note(row: Mapping[str, Any]) -> list[Example]:
     slices = {"section": shown} if shown else {}
     document = name_of(row.get("document")) or name_of(row.get("encounter_id"))
     return [Example(name_of(row.get("id")), tuple(turns), document, slices)]
-
-
-def _text(row: Mapping[str, Any], *names: str) -> str | None:
-    """The first of these columns that holds text."""
-    for name in names:
-        value = row.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise BadRow(f"{name} has to be text, not {type(value).__name__}")
-        if value.strip():
-            return value
-    return None
