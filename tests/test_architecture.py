@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -99,8 +98,14 @@ def test_help_is_light_and_quick() -> None:
     assert not loaded & (HEAVY | LATE | {"numpy", "pydantic"})
     took = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = _processor_seconds()
         subprocess.run([sys.executable, "-m", "tunesmith.cli", "--help"], capture_output=True, check=True)
-        took.append(time.perf_counter() - begin)
-    print(f"tunesmith --help: {min(took):.3f} s, best of {len(took)}")
-    assert min(took) < HELP_SECONDS * (4 if "CI" in os.environ else 1)  # a shared machine is slow by turns
+        took.append(_processor_seconds() - begin)
+    print(f"tunesmith --help: {min(took):.3f} s of a processor, best of {len(took)}")
+    assert 0 < min(took) < HELP_SECONDS
+
+
+def _processor_seconds() -> float:
+    """What programs started from here have used: other programs on a busy machine do not count."""
+    used = os.times()
+    return used.children_user + used.children_system
