@@ -130,11 +130,6 @@ def score_answers(
     )
 
 
-def row_scores(scored: Scored, task: Task) -> NDArray[np.float64]:
-    """The headline metric of each row's answer by itself; NaN where the row has nothing to divide by."""
-    return task.metrics()[answers_headline(task)](scored.counts)
-
-
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The lines of a predictions file."""
     lines: list[dict[str, Any]] = []
