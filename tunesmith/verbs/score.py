@@ -148,7 +148,7 @@ def _is_of(recipe: Recipe, run: Run) -> bool:
     return True
 
 
-def _answers(recipe: Recipe, scored: list[Example]) -> Iterator[str]:
+def _answers(recipe: Recipe, scored: Sequence[Example]) -> Iterator[str]:
     """Answers of data.train, without those of rows that are scored: a split may have taken them from there."""
     asked = {row.asked for row in scored}
     for source in resolve_sources(recipe.data):
