@@ -26,7 +26,8 @@ def analyse(systems: Systems, content: Mapping[str, Any]) -> dict[str, Any]:
     for name in names:
         rows = _rows(systems, name)
         task = for_answers(systems.task, [row.line["answer"] for row in rows])
-        tables = study_of(task, _rows(systems, name, every=wants_every_sample(task)))
+        every = wants_every_sample(task) and len(systems.scored[name].predictions[0]) > 1
+        tables = study_of(task, _rows(systems, name, every=True) if every else rows)  # parsed answers take room
         if tables:
             made["studies"][name] = [table._asdict() for table in tables]
         found = find_faults(task, rows)
