@@ -7,8 +7,9 @@ import json
 import pytest
 
 from tunesmith.evaluate import faults
-from tunesmith.evaluate.build import score_file
+from tunesmith.evaluate.build import build
 from tunesmith.evaluate.faults import find_faults, summary
+from tunesmith.evaluate.file_report import systems_of
 from tunesmith.example import Example, Message
 from tunesmith.tasks import make_task
 from tunesmith.tasks.answered import answered
@@ -97,7 +98,7 @@ def test_a_predictions_file_alone_gets_its_analysis(tmp_path):
         for one in rows(*MIXED)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    content = score_file(path, TASK)
+    content = build(systems_of(path, lambda rows: TASK))
     assert content["faults"]["theirs"]["faulty_rows"] == 5
     assert content["faults"]["theirs"]["by_slice"][0]["rows"] == 6
     assert {table["kind"] for table in content["studies"]["theirs"]} == {"confusion"}

@@ -14,7 +14,8 @@ from tiny_run import guess, recipe, reports, write_predictions, write_run
 from tunesmith.data.own_code import code_hash, metric_files
 from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.evaluate import evaluate as stage
-from tunesmith.evaluate.build import score_file
+from tunesmith.evaluate.build import build
+from tunesmith.evaluate.file_report import systems_of
 from tunesmith.example import Example
 from tunesmith.pipeline import _scores_inputs
 from tunesmith.statistics import bootstrap
@@ -237,7 +238,7 @@ def test_it_reaches_a_run_and_a_file_of_predictions(own: str, tmp_path: Path) ->
     path = tmp_path / "other.jsonl"
     write_predictions(path, ROWS, ["ab"] * len(ROWS))
     given = run_task(made, run)
-    assert score_file(path, given, ROWS)["scores"]["other"]["length"]["value"] == 2.0
+    assert build(systems_of(path, lambda rows: given))["scores"]["other"]["length"]["value"] == 2.0
     scores = score_verb(made, path)["scores"]
     assert json.loads(json.dumps(scores))["length"]["value"] == 2.0
 

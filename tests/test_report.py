@@ -15,8 +15,9 @@ from tiny_run import guess, recipe, reports, write_curves, write_predictions, wr
 
 from tunesmith.errors import RowCheckFailed
 from tunesmith.evaluate import floors
-from tunesmith.evaluate.build import build, score_file
+from tunesmith.evaluate.build import build
 from tunesmith.evaluate.examples import quote
+from tunesmith.evaluate.file_report import systems_of
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import load_systems
 from tunesmith.evaluate.wording import range_of
@@ -337,7 +338,7 @@ def test_text_rows_have_a_report_too(tmp_path):
 def test_one_predictions_file_can_be_scored_alone(run):
     task = make_task("auto", None, [row.answer for row in TRAIN])
     whole = build(load_systems(run.predictions, TEST, task))
-    alone = score_file(run.predictions / "tuned.jsonl", task)
+    alone = build(systems_of(run.predictions / "tuned.jsonl", lambda rows: task))
     assert alone["headline"]["tuned"] == whole["headline"]["tuned"]
 
 

@@ -5,19 +5,16 @@ One draw of documents serves every system, metric and difference of a set of row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.evaluate.analysis import analyse
 from tunesmith.evaluate.score import FIRST, LIKELIHOOD_MEANING, Systems, headline_of, metrics_of
 from tunesmith.evaluate.slices import slices
-from tunesmith.example import Example
 from tunesmith.statistics import DRAWS, Drawn, mcnemar, sign_test
-from tunesmith.tasks import Task
 from tunesmith.tasks.answered import lower_is_better, scale_of
 from tunesmith.tasks.own_task import blamed
-from tunesmith.tasks.score import Scored, examples_in, read_predictions, score_answers
+from tunesmith.tasks.score import Scored
 from tunesmith.tasks.sums import Metric
 
 _INTERVAL = (
@@ -73,13 +70,6 @@ def _drawn(systems: Systems, drawn: Drawn) -> dict[str, Any]:
         made["over_others"] = _over(systems, drawn, "other")
         made |= _all_right(systems)
     return made
-
-
-def score_file(path: Path, task: Task, examples: Sequence[Example] | None = None) -> dict[str, Any]:
-    """Scores of one predictions file, for `evaluate --from`; the rows are those that the file tells of unless given."""
-    lines = read_predictions(path)
-    rows = examples if examples is not None else examples_in(lines, str(path))
-    return build(Systems(task, rows, {path.stem: score_answers(lines, rows, task, where=str(path))}))
 
 
 def _headline(systems: Systems, drawn: Drawn) -> dict[str, Any]:
