@@ -24,7 +24,7 @@ from tunesmith.evaluate.page_tables import studies_section
 from tunesmith.evaluate.redaction import redacted
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import load_systems
-from tunesmith.evaluate.wording import ordered
+from tunesmith.evaluate.wording import listed_metrics, ordered
 from tunesmith.example import Example, Message
 from tunesmith.run import Run
 from tunesmith.statistics import Interval
@@ -571,3 +571,9 @@ def test_the_head_has_no_signature_of_a_scorer(made: tuple[Run, dict[str, Any]])
     said = page_head.head(content)
     assert "item_f1: shared letters; without phrases<" in said and "nrefs" not in said
     assert "nrefs:1|case:mixed" in page.render(content, {}, None)
+
+
+def test_the_headline_is_the_first_of_the_scores(made: tuple[Run, dict[str, Any]]) -> None:
+    content = changed(made[1], headline=made[1]["headline"] | {"metric": "parse_rate"})
+    assert listed_metrics(content)[0] == "parse_rate" and listed_metrics(content).count("parse_rate") == 1
+    assert set(listed_metrics(content)) == set(listed_metrics(made[1]))

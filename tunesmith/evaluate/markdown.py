@@ -99,7 +99,7 @@ def _published(content: Mapping[str, Any]) -> str:
 def _scores(content: Mapping[str, Any]) -> str:
     scores, systems = content["scores"], ordered(content)
     rows = []
-    for metric in listed_metrics(scores):
+    for metric in listed_metrics(content):
         less = " ↓" if less_is_better(content, metric) else ""
         row = [
             metric + less + of_gold(metric, scores),

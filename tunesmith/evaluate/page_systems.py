@@ -112,7 +112,7 @@ def _note(content: Mapping[str, Any]) -> str:
 def scores_section(content: Mapping[str, Any]) -> str:
     """Every metric of every system; those of single fields apart, folded."""
     scores, systems = content["scores"], ordered(content)
-    metrics = listed_metrics(scores)
+    metrics = listed_metrics(content)
     shares = [metric for metric in metrics if _is_share(content, metric)]
     pictured = sorted(shares, key=lambda metric: metric not in _PICTURED)[:_DRAWN]
     pictured = [metric for metric in metrics if metric in pictured]

@@ -97,9 +97,10 @@ def _end(value: float, digits: str, sign: bool) -> str:
     return text if value > -NOISE else f"-{text}"
 
 
-def listed_metrics(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Metrics of the main table: all but those of single fields, and those of the gold answers themselves."""
-    names = dict.fromkeys(metric for one in scores.values() for metric in one)
+def listed_metrics(content: Mapping[str, Any]) -> list[str]:
+    """Metrics of the main table, the headline first: not those of single fields, nor of the gold answers themselves."""
+    scores = content["scores"].values()
+    names = dict.fromkeys([content["headline"]["metric"], *(metric for one in scores for metric in one)])
     return [name for name in names if ":" not in name and not name.startswith("gold_")]
 
 
