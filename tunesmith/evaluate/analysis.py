@@ -27,7 +27,8 @@ def analyse(systems: Systems, content: Mapping[str, Any]) -> dict[str, Any]:
         rows = _rows(systems, name)
         task = for_answers(systems.task, [row.line["answer"] for row in rows])
         every = wants_every_sample(task) and len(systems.scored[name].predictions[0]) > 1
-        tables = study_of(task, _rows(systems, name, every=True) if every else rows)  # parsed answers take room
+        # parsed answers take room
+        tables = study_of(task, _rows(systems, name, every=True) if every else rows)
         if tables:
             made["studies"][name] = [table._asdict() for table in tables]
         found = find_faults(task, rows)
