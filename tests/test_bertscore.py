@@ -14,9 +14,14 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import BertConfig, BertModel, BertTokenizer, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from tunesmith.errors import RecipeError
-from tunesmith.evaluate import bertscore
-from tunesmith.evaluate.bertscore import Scorer, model_folder, write_bertscore
-from tunesmith.evaluate.bertscore_counts import FILE, bertscore_counts, bertscore_meaning, bertscore_metrics
+from tunesmith.evaluate.measured import bertscore
+from tunesmith.evaluate.measured.bertscore import Scorer, model_folder, write_bertscore
+from tunesmith.evaluate.measured.bertscore_counts import (
+    FILE,
+    bertscore_counts,
+    bertscore_meaning,
+    bertscore_metrics,
+)
 from tunesmith.example import Example
 
 WORDS = "the a patient has flu fever take rest water and . , ibuprofen twice daily for days".split()

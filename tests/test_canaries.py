@@ -11,11 +11,11 @@ import pytest
 from tunesmith.data.formats.examples import read_file
 from tunesmith.data.row import Manner
 from tunesmith.errors import RowCheckFailed, TunesmithError
-from tunesmith.evaluate import exposure as measuring
-from tunesmith.evaluate.exposure import Exposures
+from tunesmith.evaluate.measured import exposure as measuring
+from tunesmith.evaluate.measured.exposure import Exposures
 from tunesmith.example import Example
 from tunesmith.model.lora import adapters_off
-from tunesmith.tasks.canaries import (
+from tunesmith.tasks.generated.canaries import (
     CANDIDATES,
     PATTERN,
     canaries_in,

@@ -15,8 +15,8 @@ from tiny_run import guess, recipe, reports, write_predictions, write_run
 
 from tunesmith.cli import main
 from tunesmith.errors import RowCheckFailed, TunesmithError
-from tunesmith.evaluate import comparison as comparison_module
-from tunesmith.evaluate.compared_words import findings
+from tunesmith.evaluate.compared import comparison as comparison_module
+from tunesmith.evaluate.compared.compared_words import findings
 from tunesmith.example import Example
 from tunesmith.recipe_file import dump_recipe
 from tunesmith.run import Run

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from invented_records import ADVICE, records
 
-from tunesmith.tasks import copies
-from tunesmith.tasks.copies import GRAM, CopyIndex, copies_table
+from tunesmith.tasks.generated import copies
+from tunesmith.tasks.generated.copies import GRAM, CopyIndex, copies_table
 from tunesmith.tasks.normalise import words
 
 TRAIN = [row.answer for row in records(300)]

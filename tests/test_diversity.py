@@ -5,7 +5,7 @@ import random
 import pytest
 from sacrebleu import sentence_bleu
 
-from tunesmith.tasks.diversity import COMPARED, distinct, repeated, self_bleu, table
+from tunesmith.tasks.generated.diversity import COMPARED, distinct, repeated, self_bleu, table
 
 
 def texts(count, vocabulary, seed=0):

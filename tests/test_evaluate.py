@@ -17,8 +17,9 @@ from tunesmith.contract import Contract
 from tunesmith.data.prepare import prepare
 from tunesmith.errors import ModelError, OutOfRoom, ProofFailed, RecipeError, RowCheckFailed
 from tunesmith.evaluate import evaluate as stage
-from tunesmith.evaluate import likelihood, ready, systems
-from tunesmith.evaluate.likelihood import gold_rows, nats
+from tunesmith.evaluate import ready, systems
+from tunesmith.evaluate.measured import likelihood
+from tunesmith.evaluate.measured.likelihood import gold_rows, nats
 from tunesmith.evaluate.stops import answers_stop, most_cut
 from tunesmith.model.adapter import save_adapter
 from tunesmith.model.load import load_model

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tunesmith.evaluate import faults
+from tunesmith.evaluate.advice import faults
+from tunesmith.evaluate.advice.faults import find_faults, summary
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.faults import find_faults, summary
 from tunesmith.evaluate.file_report import systems_of
 from tunesmith.example import Example, Message
 from tunesmith.tasks import make_task

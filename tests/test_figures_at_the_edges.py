@@ -9,14 +9,14 @@ import pytest
 
 from tunesmith.errors import RowCheckFailed
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.compared_words import findings as compared_findings
-from tunesmith.evaluate.comparison import Group, compare
-from tunesmith.evaluate.findings import sentences
+from tunesmith.evaluate.compared.compared_words import findings as compared_findings
+from tunesmith.evaluate.compared.comparison import Group, compare
 from tunesmith.evaluate.score import Systems
+from tunesmith.evaluate.shown.findings import sentences
 from tunesmith.tasks import make_task
-from tunesmith.tasks.copies import CopyIndex, index_of
-from tunesmith.tasks.rouge import _common, _places, rouge, tokens
-from tunesmith.tasks.rouge import sentences as split
+from tunesmith.tasks.generated.copies import CopyIndex, index_of
+from tunesmith.tasks.prose.rouge import _common, _places, rouge, tokens
+from tunesmith.tasks.prose.rouge import sentences as split
 from tunesmith.tasks.score import examples_in, score_answers
 
 

@@ -29,8 +29,8 @@ from tunesmith.data.inspect.tally import MOST_VALUES, Tally
 from tunesmith.example import TEXT, Example, Message
 from tunesmith.recipe import Checks, Data
 from tunesmith.tasks import make_task
+from tunesmith.tasks.prose.script import main_script, script_letters, strays
 from tunesmith.tasks.schema import SchemaChecker
-from tunesmith.tasks.script import main_script, script_letters, strays
 
 
 def row(prompt: str, answer: str | None, **more: Any) -> Example:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.engine.reference import ReferenceEngine
-from tunesmith.evaluate.likelihood import Measured
+from tunesmith.evaluate.measured.likelihood import Measured
 from tunesmith.model.load import load_model
 from tunesmith.rows import Rows
 

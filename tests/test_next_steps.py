@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tunesmith.evaluate import steps_from_faults as from_faults
-from tunesmith.evaluate import steps_from_scores as from_scores
-from tunesmith.evaluate.next_steps import RULES, next_steps
-from tunesmith.evaluate.step import Seen, Step
-from tunesmith.evaluate.wording import many
+from tunesmith.evaluate.advice import steps_from_faults as from_faults
+from tunesmith.evaluate.advice import steps_from_scores as from_scores
+from tunesmith.evaluate.advice.next_steps import RULES, next_steps
+from tunesmith.evaluate.advice.step import Seen, Step
+from tunesmith.evaluate.shown.wording import many
 from tunesmith.example import Example, Message
 from tunesmith.tasks.answered import Answered
 from tunesmith.tasks.protocol import Fault, Parsed

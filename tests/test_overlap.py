@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunesmith.tasks.overlap import (
+from tunesmith.tasks.prose.overlap import (
     bleu_counts,
     chrf_counts,
     cut_by,
@@ -19,7 +19,7 @@ from tunesmith.tasks.overlap import (
     overlap_metrics,
     signatures,
 )
-from tunesmith.tasks.rouge import KINDS, is_english, rouge, sentences, tokens
+from tunesmith.tasks.prose.rouge import KINDS, is_english, rouge, sentences, tokens
 
 KANNADA = "ಪ್ರತಿದಿನ ನೀರು ಕುಡಿಯಿರಿ, ವಿಶ್ರಾಂತಿ ತೆಗೆದುಕೊಳ್ಳಿ."
 WORDS = "the a pain fever rest take drug twice daily tests running runs (well) 3.5 mg; ನೀರು ಮರ ärzte 水を飲む".split()

@@ -12,7 +12,7 @@ import pytest
 from planted_faults import EXTRACTION, Family, Planted, plant
 from planted_texts import TEXTS
 
-from tunesmith.evaluate.faults import find_faults, summary
+from tunesmith.evaluate.advice.faults import find_faults, summary
 from tunesmith.tasks import Task, extraction, make_task
 from tunesmith.tasks import answered as answered_module
 from tunesmith.tasks.answered import answered, faults_of

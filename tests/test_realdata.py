@@ -10,7 +10,7 @@ import pytest
 from tunesmith.base import resolve
 from tunesmith.cli import main
 from tunesmith.data.prepare import Prepared, build
-from tunesmith.evaluate.faults import find_faults, summary
+from tunesmith.evaluate.advice.faults import find_faults, summary
 from tunesmith.evaluate.floors import nearest
 from tunesmith.recipe_file import load_recipe
 from tunesmith.tasks import make_task

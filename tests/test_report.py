@@ -16,11 +16,11 @@ from tiny_run import guess, recipe, reports, write_curves, write_predictions, wr
 from tunesmith.errors import RowCheckFailed
 from tunesmith.evaluate import floors
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.examples import quote
 from tunesmith.evaluate.file_report import systems_of
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import load_systems
-from tunesmith.evaluate.wording import range_of
+from tunesmith.evaluate.shown.examples import quote
+from tunesmith.evaluate.shown.wording import range_of
 from tunesmith.proof import Proof
 from tunesmith.rows import Rows
 from tunesmith.statistics import Interval

@@ -17,14 +17,15 @@ import pytest
 from test_report import TEST, TRAIN, Tags, fill
 from tiny_run import guess, recipe, reports, write_predictions, write_run
 
-from tunesmith.evaluate import markdown, page, page_head, report
-from tunesmith.evaluate.examples import quote
-from tunesmith.evaluate.findings import doubts, first_line, is_warning, sentences
-from tunesmith.evaluate.page_tables import studies_section
-from tunesmith.evaluate.redaction import redacted
+from tunesmith.evaluate import report
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import load_systems
-from tunesmith.evaluate.wording import listed_metrics, ordered
+from tunesmith.evaluate.shown import markdown, page, page_head
+from tunesmith.evaluate.shown.examples import quote
+from tunesmith.evaluate.shown.findings import doubts, first_line, is_warning, sentences
+from tunesmith.evaluate.shown.page_tables import studies_section
+from tunesmith.evaluate.shown.redaction import redacted
+from tunesmith.evaluate.shown.wording import listed_metrics, ordered
 from tunesmith.example import Example, Message
 from tunesmith.run import Run
 from tunesmith.statistics import Interval
@@ -277,7 +278,7 @@ def test_spans_are_marked_where_facts_give_them() -> None:
                      [37, 43, "nausea", "disease", ["D3"]], [0, 4, "nope", "chemical", []]],
     }  # fmt: skip
     turns = (Message("user", text), Message("assistant", "- Lithium\n- lithium carbonate", learned=True))
-    from tunesmith.evaluate.examples import _spans
+    from tunesmith.evaluate.shown.examples import _spans
 
     found = [text[begin:end] for begin, end, _ in _spans(Example("1", turns, facts=facts))]
     assert found == ["Lithium", "lithium carbonate"]
@@ -465,7 +466,7 @@ def test_names_in_figures_are_no_formulas(name: str) -> None:
 
 
 def test_kinds_of_faults_of_a_users_task_are_text(tmp_path: Path) -> None:
-    from tunesmith.evaluate.page_rows import examples_section
+    from tunesmith.evaluate.shown.page_rows import examples_section
 
     task = make_task("auto", None, [row.answer or "" for row in TRAIN])
     run = write_run(tmp_path / "tiny", TRAIN, test=TEST)

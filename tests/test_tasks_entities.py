@@ -14,10 +14,11 @@ from annotated_rows import values
 
 from tunesmith.errors import RowCheckFailed
 from tunesmith.example import Example
-from tunesmith.tasks import alignment, entities, make_task, tag_sequence
-from tunesmith.tasks.alignment import Forms, form_key, tokens
+from tunesmith.tasks import make_task
+from tunesmith.tasks.annotated import alignment, entities, tag_sequence
+from tunesmith.tasks.annotated.alignment import Forms, form_key, tokens
+from tunesmith.tasks.annotated.mentions import read_answer
 from tunesmith.tasks.answered import answered, faults_of, study_of
-from tunesmith.tasks.mentions import read_answer
 from tunesmith.tasks.score import examples_in, score_answers
 
 ARTICLE = (
@@ -305,7 +306,7 @@ def test_the_lenient_reading_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
                 made.append((place, place + 1, kind))
         return made
 
-    monkeypatch.setattr("tunesmith.tasks.mentions.entities_of", lenient)
+    monkeypatch.setattr("tunesmith.tasks.annotated.mentions.entities_of", lenient)
     assert tag_f1() == 1.0
 
 

@@ -12,8 +12,8 @@ from annotated_rows import counted
 from bio_oracle import Doc, counts, invented, perturbed, read
 
 from tunesmith.data.read import pubtator
-from tunesmith.tasks import entities, mentions, relations
-from tunesmith.tasks.entities import Level
+from tunesmith.tasks.annotated import entities, mentions, relations
+from tunesmith.tasks.annotated.entities import Level
 
 BOTH = ("Chemical", "Disease")
 

@@ -15,15 +15,15 @@ from tunesmith.base import resolve
 from tunesmith.data.prepare import build as prepare
 from tunesmith.data.sources import resolve_sources
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.findings import sentences
 from tunesmith.evaluate.score import Systems, with_likelihood
+from tunesmith.evaluate.shown.findings import sentences
 from tunesmith.example import Example
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import make_task
 from tunesmith.tasks.answered import answered, faults_of, study_of
-from tunesmith.tasks.language import LanguageTask
+from tunesmith.tasks.prose.language import LanguageTask
+from tunesmith.tasks.prose.script import main_script, script_letters
 from tunesmith.tasks.score import score_answers
-from tunesmith.tasks.script import main_script, script_letters
 
 KANNADA = "ನೀರು ಮರ ಮನೆ ಹಣ್ಣು ಊರು ದಾರಿ ಬೆಟ್ಟ ನದಿ ಹಕ್ಕಿ ಹೂವು ಮಳೆ ಸೂರ್ಯ ಚಂದ್ರ ಪುಸ್ತಕ ಶಾಲೆ ಗುರು ಕಥೆ ಹಾಡು".split()
 ENGLISH = (

@@ -17,10 +17,10 @@ from tunesmith.evaluate.build import build
 from tunesmith.evaluate.score import Systems
 from tunesmith.example import Example
 from tunesmith.tasks import make_task
-from tunesmith.tasks.question_answering import QuestionTask
+from tunesmith.tasks.prose.question_answering import QuestionTask
+from tunesmith.tasks.prose.sections import Headings
+from tunesmith.tasks.prose.standing import Standing
 from tunesmith.tasks.score import score_answers
-from tunesmith.tasks.sections import Headings
-from tunesmith.tasks.standing import Standing
 
 PLAN = (
     "\n\nTreatment: Please take the prescribed tablets on time every day.\nDrink plenty of fluids and rest well.\n"

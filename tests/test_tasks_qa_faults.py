@@ -13,9 +13,9 @@ from test_tasks_qa import golds
 from tunesmith.example import Example
 from tunesmith.tasks import make_task
 from tunesmith.tasks.answered import answered, faults_of
-from tunesmith.tasks.medical_terms import is_drug, is_term, treatments
+from tunesmith.tasks.prose.medical_terms import is_drug, is_term, treatments
+from tunesmith.tasks.prose.text_faults import cut_short, made_up
 from tunesmith.tasks.protocol import Fault, Task
-from tunesmith.tasks.text_faults import cut_short, made_up
 
 SEEDS = (11, 12, 13)
 _DRUGS = "amiodarone,clozapine,infliximab,doxycycline,bisoprolol,rivaroxaban,lamotrigine,morphine".split(",")

@@ -12,8 +12,8 @@ from invented_records import records
 from tunesmith.example import Example
 from tunesmith.tasks import make_task
 from tunesmith.tasks.answered import answered, faults_of, study_of, wants_every_sample
-from tunesmith.tasks.record_checks import Forms, asked_of, dates, days, fields, impossible, sexes
-from tunesmith.tasks.records import RecordsTask
+from tunesmith.tasks.generated.record_checks import Forms, asked_of, dates, days, fields, impossible, sexes
+from tunesmith.tasks.generated.records import RecordsTask
 from tunesmith.tasks.score import check_golds, score_answers
 
 TRAIN, TEST = records(300), records(200, first=9000)

@@ -9,7 +9,8 @@ import pytest
 from annotated_rows import values
 
 from tunesmith.example import Example
-from tunesmith.tasks import make_task, relations
+from tunesmith.tasks import make_task
+from tunesmith.tasks.annotated import relations
 from tunesmith.tasks.answered import answered, faults_of, study_of
 from tunesmith.tasks.score import score_answers
 

@@ -34,14 +34,18 @@ _CODE = (
     "lookup.py",
     "proof.py",
     "recipe.py",
+    "recipe_evaluate.py",
     "rows.py",
+    "section.py",
     "templates.py",
     "tokenizer_files.py",
     "word_ids.py",
     "starter/reports.py",
     "starter/values.py",
 )
-_LIBRARIES = ("jinja2", "jsonschema", "numpy", "pyarrow", "referencing", "regex", "scipy", "tokenizers")
+_LIBRARIES = (
+    "jinja2", "jsonschema", "nltk", "numpy", "pyarrow", "referencing", "regex", "sacrebleu", "scipy", "tokenizers",
+)  # fmt: skip
 _SIZES = "sizes.json"
 Stat = tuple[int, int, int] | None
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.evaluate.faults import find_faults, summary
-from tunesmith.evaluate.next_steps import next_steps
+from tunesmith.evaluate.advice.faults import find_faults, summary
+from tunesmith.evaluate.advice.next_steps import next_steps
+from tunesmith.evaluate.advice.step import Seen
 from tunesmith.evaluate.score import FIRST, Systems
-from tunesmith.evaluate.step import Seen
 from tunesmith.tasks.answered import Answered, answered, for_answers, study_of, wants_every_sample
 
 

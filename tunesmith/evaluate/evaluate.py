@@ -18,10 +18,10 @@ from tunesmith.base import resolve
 from tunesmith.engine.reference import ReferenceEngine
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.evaluate import systems
-from tunesmith.evaluate.bertscore import write_bertscore
-from tunesmith.evaluate.exposure import Exposures
 from tunesmith.evaluate.floors import as_lines, majority, nearest
-from tunesmith.evaluate.likelihood import Measured
+from tunesmith.evaluate.measured.bertscore import write_bertscore
+from tunesmith.evaluate.measured.exposure import Exposures
+from tunesmith.evaluate.measured.likelihood import Measured
 from tunesmith.evaluate.ready import Ready
 from tunesmith.evaluate.report import CANARIES_FILE, LIKELIHOOD_FILE, write_report
 from tunesmith.evaluate.stops import answers_stop

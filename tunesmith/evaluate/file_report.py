@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evaluate import markdown, page
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.examples import quote, stop_share
 from tunesmith.evaluate.lengths import by_length
 from tunesmith.evaluate.published import published_for, types_asked
-from tunesmith.evaluate.redaction import redacted
 from tunesmith.evaluate.score import FIRST, About, Systems
+from tunesmith.evaluate.shown import markdown, page
+from tunesmith.evaluate.shown.examples import quote, stop_share
+from tunesmith.evaluate.shown.redaction import redacted
 from tunesmith.example import Example
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, sha256_file, write_atomic

@@ -3,7 +3,7 @@
 majority   each field's (or the whole answer's) most common value among the training answers
 nearest    the answer of the training row whose text is nearest by TF-IDF: copying, which on synthetic data goes far
 
-A task may have floors of its own beside these (its `floors`, as tasks/dictionary.py has them for entities).
+A task may have floors of its own beside these (its `floors`, as tasks/annotated/dictionary.py has them for entities).
 """
 
 from __future__ import annotations

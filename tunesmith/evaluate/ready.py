@@ -42,7 +42,7 @@ class Ready:
 
             require_schema(task)
         if recipe.evaluate.bertscore_model:
-            from tunesmith.evaluate.bertscore import model_folder
+            from tunesmith.evaluate.measured.bertscore import model_folder
 
             model_folder(recipe.evaluate.bertscore_model)
         contract = Contract.load(run.contract_folder)

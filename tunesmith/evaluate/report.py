@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from tunesmith.contract import Contract
-from tunesmith.evaluate import bertscore_counts, markdown, page
 from tunesmith.evaluate.build import build
-from tunesmith.evaluate.examples import quote, stop_share
 from tunesmith.evaluate.lengths import by_length
+from tunesmith.evaluate.measured import bertscore_counts
 from tunesmith.evaluate.published import published_for, types_asked
-from tunesmith.evaluate.redaction import redacted
 from tunesmith.evaluate.score import Systems, load_systems, told_in, with_bertscore, with_likelihood
+from tunesmith.evaluate.shown import markdown, page
+from tunesmith.evaluate.shown.examples import quote, stop_share
+from tunesmith.evaluate.shown.redaction import redacted
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, sha256_file, write_atomic
-from tunesmith.tasks.canaries import exposure_table
+from tunesmith.tasks.generated.canaries import exposure_table
 from tunesmith.view.scored import ScoredRows, run_decoding, run_task, scored_rows
 from tunesmith.view.series import load_series, read_lines
 

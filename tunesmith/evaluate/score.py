@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tunesmith import console
 from tunesmith.errors import RowCheckFailed
-from tunesmith.evaluate.bertscore_counts import bertscore_counts, bertscore_metrics
+from tunesmith.evaluate.measured.bertscore_counts import bertscore_counts, bertscore_metrics
 from tunesmith.example import Example
 from tunesmith.statistics import Drawn, Interval
 from tunesmith.tasks import Task

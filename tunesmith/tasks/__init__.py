@@ -28,7 +28,7 @@ def _text(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
 
 def _annotations(name: str) -> TaskMaker:
     def make(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-        from tunesmith.tasks.annotations import AnnotationTask
+        from tunesmith.tasks.annotated.annotations import AnnotationTask
 
         return AnnotationTask.make(name, golds)
 
@@ -42,19 +42,19 @@ def _preference(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
 
 
 def _qa(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-    from tunesmith.tasks.question_answering import QuestionTask
+    from tunesmith.tasks.prose.question_answering import QuestionTask
 
     return QuestionTask.make(golds)
 
 
 def _language(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-    from tunesmith.tasks.language import LanguageTask
+    from tunesmith.tasks.prose.language import LanguageTask
 
     return LanguageTask.make(golds)
 
 
 def _records(schema: Mapping[str, Any] | None, golds: Golds) -> Task:
-    from tunesmith.tasks.records import RecordsTask
+    from tunesmith.tasks.generated.records import RecordsTask
 
     return RecordsTask(list(golds))
 

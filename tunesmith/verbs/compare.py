@@ -10,10 +10,10 @@ from typing import Any
 
 from tunesmith import console
 from tunesmith.errors import TunesmithError
-from tunesmith.evaluate.compared_words import findings
-from tunesmith.evaluate.comparison import Group
-from tunesmith.evaluate.comparison import compare as compare_systems
-from tunesmith.evaluate.same_rows import require_same_rows, rows_sha256
+from tunesmith.evaluate.compared.compared_words import findings
+from tunesmith.evaluate.compared.comparison import Group
+from tunesmith.evaluate.compared.comparison import compare as compare_systems
+from tunesmith.evaluate.compared.same_rows import require_same_rows, rows_sha256
 from tunesmith.evaluate.score import Systems, with_likelihood
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe

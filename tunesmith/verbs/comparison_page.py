@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tunesmith.evaluate.wording import number, range_of, signed
+from tunesmith.evaluate.shown.wording import number, range_of, signed
 from tunesmith.view.page_parts import document, facts_list, table
 
 Cells = tuple[str, ...]

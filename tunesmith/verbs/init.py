@@ -18,9 +18,9 @@ from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import require_writable, write_atomic
 from tunesmith.store import hub
+from tunesmith.tasks.annotated.mentions import KINDS
 from tunesmith.tasks.json_answer import read_object
-from tunesmith.tasks.mentions import KINDS
-from tunesmith.tasks.script import main_script, script_letters
+from tunesmith.tasks.prose.script import main_script, script_letters
 from tunesmith.tokenizer_files import TOKENIZER_FILES
 from tunesmith.verbs.init_recipe import Findings, Lengths, limit, recipe_text
 

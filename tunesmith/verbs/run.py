@@ -11,7 +11,7 @@ from tunesmith.data.prepare import row_format
 from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import RecipeError, SetupError
 from tunesmith.evaluate import prompts
-from tunesmith.evaluate.findings import first_line, is_warning
+from tunesmith.evaluate.shown.findings import first_line, is_warning
 from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe

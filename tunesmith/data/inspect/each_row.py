@@ -22,8 +22,8 @@ from tunesmith.data.inspect.prompt_shape import end_kind
 from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.tally import Tally
 from tunesmith.data.pool import Pool, hash_text
+from tunesmith.tasks.prose.script import script_letters, strays
 from tunesmith.tasks.protocol import Parsed
-from tunesmith.tasks.script import script_letters, strays
 
 RANGE = 4096  # rows that a worker takes at a time
 

@@ -17,8 +17,8 @@ from tunesmith.data.inspect.row_view import RowView
 from tunesmith.data.inspect.scripts import ScriptNorms
 from tunesmith.data.pool import Pool
 from tunesmith.example import Example
+from tunesmith.tasks.prose.script import main_script, script_letters
 from tunesmith.tasks.protocol import Parsed
-from tunesmith.tasks.script import main_script, script_letters
 
 MOST = 8_000  # rows that the norms are learned from
 _RUN = 16  # rows read behind one another: a file is read in stretches, not row by row

@@ -9,7 +9,7 @@ from tunesmith.data.inspect.grounding import ANSWER
 from tunesmith.data.inspect.norms import Norms
 from tunesmith.data.inspect.prompt_shape import CUE_SHARE
 from tunesmith.data.inspect.tally import SEPARATORS, Tally
-from tunesmith.tasks.script import NAMES
+from tunesmith.tasks.prose.script import NAMES
 
 _TOP = 10
 _LIST = 60  # distinct values, at most, of a field that is a list of choices

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tunesmith.tasks.script import main_script
+from tunesmith.tasks.prose.script import main_script
 
 USUAL = 0.15  # a script that fewer answers are written in is not one of the data set's own
 OWN = 0.05  # likewise, where an answer only follows its prompt, as in a set of several languages

@@ -82,7 +82,7 @@ def annotated_abstract(row: Row) -> list[Example]:
     Columns: pmid, title, abstract, mentions, relations (a PubTator file); or prompt, completion, task, doc_id: then
     one row, whose prompt gets its cue. The document is the abstract, the task a slice. A task of which the abstract
     has no annotation gives no row: nothing says that anybody looked for it. To be answered, all three do.
-    Rows from a PubTator file carry spans, ids and id pairs as facts (tasks/mentions.py).
+    Rows from a PubTator file carry spans, ids and id pairs as facts (tasks/annotated/mentions.py).
     """
     if "prompt" in row:
         return [_one_task(row)]

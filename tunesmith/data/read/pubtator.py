@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tunesmith.data.read.batch import Placed, RawBatch
 from tunesmith.data.read.plain_text import paragraphs
-from tunesmith.tasks.mentions import concept_id, concept_ids
+from tunesmith.tasks.annotated.mentions import concept_id, concept_ids
 
 _TITLE = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\w.:-]+\|t\|")
 

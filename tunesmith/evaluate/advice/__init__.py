@@ -1,0 +1,1 @@
+"""What is wrong with answers, counted, and what to do next."""

@@ -1,0 +1,1 @@
+"""What only a model can say of answers: likelihood, BERTScore, exposure of secrets."""

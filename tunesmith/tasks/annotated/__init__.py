@@ -1,0 +1,1 @@
+"""Entities and relations of annotated texts: read, aligned, counted at each level."""

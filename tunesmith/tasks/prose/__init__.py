@@ -1,0 +1,1 @@
+"""Free text: overlap with the gold answer, sections, scripts; questions and answers, language adaptation."""
