@@ -58,9 +58,11 @@ class Headings:
         """From training answers."""
         counts: Counter[str] = Counter()
         for gold in golds:
+            forms = (_PLAIN, _BOLD, _HASHES, _INSIDE)
+            places = sorted((begin, name) for form in forms for name, begin, _ in _found(form, gold))
             counts.update(
-                {name for form in (_PLAIN, _BOLD, _HASHES, _INSIDE) for name, *_ in _found(form, gold)}
-            )
+                [*dict.fromkeys(name for _, name in places)]
+            )  # in order: ties are as in the answers
         often = [name for name, times in counts.most_common() if times >= max(1, OFTEN * len(golds))]
         return cls(tuple(often[:MOST]))
 
