@@ -70,12 +70,14 @@ def prepare(data: Path, work: Path) -> None:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     for name, source in (("train", "train"), ("validation", "validation_a")):
         shutil.copyfile(data / "cancer_ie" / f"{source}.jsonl", work / f"{name}.jsonl")
-    _make_tokenizer(work / "tokenizer", [*texts, (work / "train.jsonl").read_text("utf-8")])
+    seen = [*texts, (work / "train.jsonl").read_text("utf-8")]
+    make_tokenizer(work / "tokenizer", seen, SHAPE["vocab_size"])
     size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     print(f"{len(texts)} texts; {size / 1e6:.1f} MB in {work}")
 
 
-def _make_tokenizer(folder: Path, texts: list[str]) -> None:
+def make_tokenizer(folder: Path, texts: list[str], vocabulary: int) -> None:
+    """A byte-level BPE of the texts' words, with the plain template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -84,7 +86,7 @@ def _make_tokenizer(folder: Path, texts: list[str]) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=SHAPE["vocab_size"],
+        vocab_size=vocabulary,
         special_tokens=list(SPECIAL),
         initial_alphabet=alphabet,
         show_progress=False,

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fp8_quality import SPECIAL, TEMPLATE
+from fp8_quality import make_tokenizer
 
 SHAPES = {
     "large": {
@@ -62,7 +62,9 @@ def prepare(data: Path, work: Path, articles: int, shape: str) -> None:
                 turns = [{"role": m.role, "content": m.content} for m in example.messages]
                 file = validation if number % 200 == 0 else train
                 file.write(json.dumps({"messages": turns}) + "\n")
-    _tokenizer([f"{row['title']}\n{row['abstract']}" for row in documents], work / "untrained")
+    make_tokenizer(
+        work / "untrained", [f"{row['title']}\n{row['abstract']}" for row in documents], VOCABULARY
+    )
     _untrained(work / "untrained", SHAPES[shape])
 
 
@@ -126,27 +128,6 @@ def _word(draw: random.Random) -> str:
         "".join(draw.choice(parts) for _ in range(draw.randint(2, 4))) for _ in range(draw.choice((1, 1, 2)))
     ]
     return " ".join(words)
-
-
-def _tokenizer(texts: list[str], folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
 
 
 def _untrained(folder: Path, shape: dict[str, int]) -> None:

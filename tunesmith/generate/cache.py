@@ -8,7 +8,7 @@ N slots. Both are contexts of `model.attention`. What all prompts begin with is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -23,6 +23,11 @@ from tunesmith.model.attention import Packed, causal, flash, flash_takes
 
 KERNEL_GROUP = 16  # query heads to a key head that the kernel takes
 _TOGETHER = 16  # slots that read the cache as far as the longest of them, without a kernel of their own
+
+
+def decode_kernel(device: torch.device, group: int) -> Callable[..., Tensor] | None:
+    """The kernel that decodes on this device; None where torch's attention does. `group`: query heads a key head."""
+    return kernels_for(device).decode_attention if group <= KERNEL_GROUP else None
 
 
 class SlotCache:
@@ -134,8 +139,8 @@ class Decode:
         slots = torch.arange(count, device=q_BHTD.device)
         self.cache.write(layer, slots, self.positions_N, k_BKTD, v_BKTD)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        kernel = kernels_for(q_BHTD.device).decode_attention
-        if kernel is not None and q_BHTD.shape[1] // key_heads <= KERNEL_GROUP:
+        kernel = decode_kernel(q_BHTD.device, q_BHTD.shape[1] // key_heads)
+        if kernel is not None:
             output_NHD = kernel(q_BHTD[0].transpose(0, 1), keys, values, self.positions_N, scale, window)
             return output_NHD[None]
         # the query heads that share a key head stand where sdpa expects query positions: nothing is expanded

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunesmith.generate.cache import KERNEL_GROUP, Decode, SlotCache
+from tunesmith.generate.cache import Decode, SlotCache, decode_kernel
 from tunesmith.generate.protocol import Decoding, Guide
 from tunesmith.generate.sampling import choose
-from tunesmith.kernels.chosen import kernels_for
 from tunesmith.model.attention import Attention, head_shape
 
 _SIZES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
@@ -63,10 +62,10 @@ class Decoder:
 
     def _can_replay(self) -> bool:
         rope = getattr(self.model.config, "rope_parameters", None) or {}
+        heads = int(self.model.config.num_attention_heads)
         return (
             self.device.type == "cuda"
-            and kernels_for(self.device).decode_attention is not None
-            and int(self.model.config.num_attention_heads) // self.cache.keys[0].shape[1] <= KERNEL_GROUP
+            and decode_kernel(self.device, heads // self.cache.keys[0].shape[1]) is not None
             and rope.get("rope_type") not in _DYNAMIC
         )
 

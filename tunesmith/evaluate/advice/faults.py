@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tunesmith.evaluate.slices import MOST_VALUES
 from tunesmith.tasks import Task
 from tunesmith.tasks.answered import Answered, faults_of
 from tunesmith.tasks.protocol import FAULTS, Fault
 
-MOST_VALUES = 50  # of one slice name: the commonest
 MOST_PLACES = 20  # fields, sections or types of entities of one kind of fault
 
 
