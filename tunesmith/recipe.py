@@ -233,6 +233,12 @@ class Train(Section):
     """Name of the environment variable that holds a webhook's address."""
 
 
+GgufKind = Literal[
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+    "IQ4_XS", "IQ4_NL",
+]  # fmt: skip
+
+
 class Ollama(Section):
     """The Modelfile."""
 
@@ -249,18 +255,18 @@ class Export(Section):
 
     merged: bool = True
     """The adapter merged into a 16-bit Hugging Face folder."""
-    gguf: List = ()
+    gguf: Annotated[tuple[GgufKind, ...], Field(strict=False)] = ()
     """GGUF files to write, e.g. [F16, Q4_K_M]."""
     imatrix: bool = False
-    """Importance matrix from training rows."""
+    """Importance matrix from training rows, for the GGUF kinds below 8 bits."""
     ollama: Ollama | None = None
-    """Write a Modelfile."""
-    quantized: List = ()
-    """Quantised Hugging Face folders."""
+    """Write a Modelfile for each GGUF file."""
+    quantized: Annotated[tuple[Literal["nf4", "int8"], ...], Field(strict=False)] = ()
+    """The merged model as quantised Hugging Face folders."""
     adapter_gguf: bool = False
     """The adapter alone as GGUF."""
     max_loss: Annotated[float, Field(ge=0)] | None = None
-    """Largest loss of score that a quantised model may have."""
+    """Largest loss of the headline score that a quantised model may have; more ends export with exit code 3."""
 
 
 class Publish(Section):

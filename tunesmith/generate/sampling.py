@@ -52,6 +52,26 @@ def choose(
     return chosen_N, picked_N - logits_NV.logsumexp(-1)
 
 
+def choose_each(
+    logits_NV: Tensor,
+    temperature_N: Tensor,
+    top_p_N: Tensor,
+    keys_N: Tensor,
+    positions_N: Tensor,
+    held_NV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`choose` where each row has its own temperature and top_p (fp32 [N]): the same tokens as row by row."""
+    if logits_NV.dtype in (torch.float16, torch.bfloat16):
+        logits_NV = logits_NV.float()
+    open_NV = logits_NV if held_NV is None else held_NV.to(logits_NV.dtype)
+    greedy_N = temperature_N == 0
+    heat_N1 = temperature_N.masked_fill(greedy_N, 1)[:, None]
+    drawn_N = _draw((open_NV / heat_N1).softmax(-1), top_p_N[:, None], uniform(keys_N, positions_N))
+    chosen_N = torch.where(greedy_N, open_NV.argmax(-1), drawn_N)
+    picked_N = logits_NV.gather(1, chosen_N[:, None])[:, 0]
+    return chosen_N, picked_N - logits_NV.logsumexp(-1)
+
+
 def bytes_a_logit(temperature: float, top_p: float) -> int:
     """Memory at most for each of an answer's logits (4 bytes or fewer) while `choose` works, a grammar's mask included.
 
@@ -60,11 +80,15 @@ def bytes_a_logit(temperature: float, top_p: float) -> int:
     return 16 if temperature == 0 else 36 if top_p == 1 else 64
 
 
-def _draw(p_NV: Tensor, top_p: float, uniform_N: Tensor) -> Tensor:
-    if top_p < 1:
+def _draw(p_NV: Tensor, top_p: float | Tensor, uniform_N: Tensor) -> Tensor:
+    """`top_p`: one for all rows, or [N, 1]."""
+    if isinstance(top_p, Tensor) or top_p < 1:
         sorted_NV, order_NV = p_NV.sort(stable=True, dim=-1, descending=True)
         before_NV = sorted_NV.cumsum(-1) - sorted_NV
-        p_NV = torch.zeros_like(p_NV).scatter(1, order_NV, sorted_NV.where(before_NV < top_p, 0))
+        kept_NV = before_NV < top_p
+        if isinstance(top_p, Tensor):
+            kept_NV |= top_p >= 1  # sums of roundings may reach 1 before the last token
+        p_NV = torch.zeros_like(p_NV).scatter(1, order_NV, sorted_NV.where(kept_NV, 0))
     # in the order of ids, not of probability: two near ties that swap places then move no other token's share
     sums_NV = p_NV.double().cumsum(-1)
     target_N1 = uniform_N[:, None] * sums_NV[:, -1:]

@@ -1,0 +1,1 @@
+"""serve: models answer over HTTP, by the Contract that they were trained with."""
