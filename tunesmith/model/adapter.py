@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -183,7 +183,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "this folder holds no adapter: there is no adapter_config.json",
             where=str(folder),
         )
-    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("it holds no JSON object")
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"{CONFIG} can't be read: {error}", where=str(path), fix="save the adapter again"
+        ) from None
     refuse = _refusal(config)
     if refuse:
         raise ModelError(
@@ -219,18 +226,26 @@ def _refusal(config: dict[str, Any]) -> str | None:
 def _read_pairs(path: Path) -> dict[str, dict[str, Tensor]]:
     """Module name -> {"A": [r, in], "B": [out, r]}."""
     if not path.is_file():
+        pickles = sorted(one.name for kind in ("bin", "pt", "pth") for one in path.parent.glob(f"*.{kind}"))
         raise ModelError(
-            f"the adapter has no {WEIGHTS}",
+            f"the adapter is a pickle ({pickles[0]}), which can run code on loading"
+            if pickles
+            else f"the adapter has no {WEIGHTS}",
             where=str(path.parent),
             fix="save it as safetensors",
         )
     pairs: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  # not a dict
-            match = _KEY.fullmatch(key)
-            if match is None:
-                raise ModelError(f"the adapter holds {key}, which is no LoRA matrix", where=str(path))
-            pairs.setdefault(match["name"], {})[match["half"]] = file.get_tensor(key)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                match = _KEY.fullmatch(key)
+                if match is None:
+                    raise ModelError(f"the adapter holds {key}, which is no LoRA matrix", where=str(path))
+                pairs.setdefault(match["name"], {})[match["half"]] = file.get_tensor(key)
+    except SafetensorError:
+        raise ModelError(
+            "the adapter's file is cut short, or is no safetensors", where=str(path), fix="fetch it again"
+        ) from None
     for name, pair in pairs.items():
         if len(pair) != 2:
             missing = "B" if "A" in pair else "A"
