@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import statistics
 import time
 from collections.abc import Mapping
@@ -11,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import console
-from tunesmith.run import read_text
 from tunesmith.store.s3 import is_s3
 from tunesmith.view import words
+from tunesmith.view.next_command import next_command
 from tunesmith.view.series import Series, gaps, load_series
 from tunesmith.view.sources import Source, look_at
 from tunesmith.view.summary import Summary, summarise
@@ -46,7 +44,9 @@ def show(name: str, runs_dir: str | Path) -> dict[str, Any]:
             _print_headline(one.headline)
         _print_proofs(proofs)
         _print_paths(source)
-        console.say(f"next      {_next(one, source, str(runs_dir))}")  # in one line: it is there to be copied
+        console.say(
+            f"next      {next_command(one, source, str(runs_dir))}"
+        )  # in one line: it is there to be copied
         last = {name: one.values[-1] for name, one in series.items()}
         return {
             "run": one.address, "headline": one.headline, "summary": one.to_json(), "last": last, "proofs": proofs,
@@ -164,24 +164,3 @@ def _print_paths(source: Source) -> None:
         return
     there = [name for name in _PATHS if (source.run.path / name).exists()]
     console.say_under("files", " ".join(there))
-
-
-def _next(one: Summary, source: Source, runs_dir: str) -> str:
-    """The command that most likely comes next."""
-    where = "" if runs_dir == "runs" else f" --runs-dir {shlex.quote(runs_dir)}"
-    if is_s3(source.address):
-        return f"tunesmith plot {source.address}"
-    name = shlex.quote(one.name)
-    if one.state == "running":
-        return f"tunesmith plot {name}{where}"
-    if one.state == "done" and one.headline:
-        return f"tunesmith predict {name} ROWS --out answers.jsonl{where}"
-    text = read_text(source.run.recipe_file)
-    if text is None:
-        return f"this run has no recipe.yaml; put it back to go on: {source.run.recipe_file}"
-    recipe = shlex.quote(str(source.run.recipe_file))
-    if re.search(rf"^name: {re.escape(one.name)}$", text, re.MULTILINE) is None:
-        recipe += " --fork"  # the run of a recipe of another name
-    if one.state == "failed":
-        return f"mend what is said above, then: tunesmith run {recipe}{where}"
-    return f"tunesmith run {recipe}{where}"
