@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("proof",),
     ("run",),
     ("rows",),
+    ("trained_with",),
     ("store",),
     ("notify",),
     ("starter",),

@@ -22,10 +22,11 @@ from typing import Any
 
 import tunesmith
 from tunesmith import console
-from tunesmith.errors import ProofFailed, RunChanged, TunesmithError
+from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, disk_error, sha256_file, write_atomic
 from tunesmith.section import Section
+from tunesmith.trained_with import fixed, require_same
 
 # ---- the stages; heavy imports live inside these functions
 
@@ -102,7 +103,7 @@ def _train_inputs(recipe: Recipe, run: Run) -> dict[str, str]:
     from tunesmith.base import resolve
     from tunesmith.rows import Rows
 
-    settled = json.dumps({key: value for key, value in _fixed(recipe).items() if not key.startswith("data.")})
+    settled = json.dumps({key: value for key, value in fixed(recipe).items() if not key.startswith("data.")})
     inputs = {
         "recipe": hashlib.sha256(settled.encode()).hexdigest(),
         "base": resolve(recipe.model).fingerprint,
@@ -215,7 +216,7 @@ def open_run(recipe: Recipe, runs_dir: Path, fork: bool) -> Run:
     while fork and path.exists():
         path = runs_dir / f"{recipe.name}-{number}"
         number += 1
-        if Run(path).read_json(Run(path).lock_file).get("recipe") == _fixed(recipe):
+        if Run(path).read_json(Run(path).lock_file).get("recipe") == fixed(recipe):
             break  # the same fork, begun earlier: this call goes on with it
     return Run(path)
 
@@ -230,71 +231,8 @@ def claim(recipe: Recipe, run: Run, text: str) -> None:
     write_atomic(run.recipe_file, text.encode())
     run.write_json(
         run.lock_file,
-        {"recipe": _fixed(recipe), "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()},
+        {"recipe": fixed(recipe), "rows": inputs, "recipe_sha256": recipe.hash(), **_environment()},
     )
-
-
-def require_same(recipe: Recipe, run: Run, inputs: Mapping[str, str] | None = None) -> None:
-    """RunChanged, with the differences, where a trained run was trained with another recipe (or other `inputs`)."""
-    stored = run.read_json(run.lock_file)
-    if not stored or not _has_trained(run):
-        return
-    changes = _differences(stored["recipe"], _fixed(recipe))
-    if inputs is not None:
-        rows = {
-            key: value
-            for key, value in stored["rows"].items()
-            if key not in ("model", "data", "seed", "task")
-        }
-        changes += [f"{key}: the file has changed" for key, value in rows.items() if inputs.get(key) != value]
-    if changes:
-        listing = "\n".join(f"  {change}" for change in changes)
-        raise RunChanged(
-            f"the recipe is not the one that this run was trained with:\n{listing}",
-            where=str(run.path),
-            fix="--fork starts another run beside it; or undo the change to go on with this one",
-        )
-
-
-def _has_trained(run: Run) -> bool:
-    return any(run.checkpoints.glob("*/MANIFEST.json")) or bool(run.inputs_of("train"))
-
-
-# may change between a stop and its resume: how a step is laid out in memory, and what is kept, not what is computed
-_FREE = (
-    "train.micro_batch",
-    "train.memory",
-    "train.recompute",
-    "train.parallel",
-    "train.keep",
-    "train.trackers",
-    "train.notify",
-    "data.checks",  # levels: they judge rows, and change none
-)
-
-
-def _fixed(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that training rests on, as flat keys."""
-    flat: dict[str, Any] = {"seed": recipe.seed}
-    for name in ("model", "data", "tune", "train"):
-        flat |= _flatten(name, getattr(recipe, name).model_dump(mode="json", by_alias=True))
-    return {key: value for key, value in flat.items() if not key.startswith(_FREE)}
-
-
-def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flatten(f"{prefix}.{key}", value)
-            if isinstance(value, dict) and value
-            else {f"{prefix}.{key}": value}
-        )
-    return flat
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = sorted(set(old) | set(new))
-    return [f"{key}: was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
 def _environment() -> dict[str, Any]:

@@ -12,11 +12,11 @@ from tunesmith.contract import Contract
 from tunesmith.data.formats.examples import Manner, read_file
 from tunesmith.data.processors.ready import PROCESSORS
 from tunesmith.errors import AccessError, ModelError
-from tunesmith.pipeline import require_same
 from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run, is_run, require_writable
 from tunesmith.tasks import Task, make_task
+from tunesmith.trained_with import require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,12 +12,13 @@ from tunesmith.data.sources import resolve_sources
 from tunesmith.errors import RecipeError, SetupError
 from tunesmith.evaluate import prompts
 from tunesmith.evaluate.shown.findings import first_line, is_warning
-from tunesmith.pipeline import NAMES, advance, claim, open_run, redo, require_same
+from tunesmith.pipeline import NAMES, advance, claim, open_run, redo
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run, find_run
 from tunesmith.tasks import own_metrics
 from tunesmith.train import trackers
+from tunesmith.trained_with import require_same
 
 
 def run(recipe: Recipe, text: str, runs_dir: Path, until: str, fork: bool) -> dict[str, Any]:

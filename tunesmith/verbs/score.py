@@ -13,7 +13,6 @@ from tunesmith.data.formats.examples import Manner, read_file, to_examples
 from tunesmith.data.sources import SourceFile, resolve_sources
 from tunesmith.errors import RunChanged, TunesmithError
 from tunesmith.example import Example
-from tunesmith.pipeline import require_same
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_file import load_recipe
 from tunesmith.rows import Rows
@@ -21,6 +20,7 @@ from tunesmith.run import Run, find_run, unreadable
 from tunesmith.tasks import Task
 from tunesmith.tasks.json_answer import read_object
 from tunesmith.tasks.score import read_predictions, score_answers
+from tunesmith.trained_with import require_same
 from tunesmith.view.scored import GOLDS, run_task, scored_rows, task_of, training_answers
 
 if TYPE_CHECKING:
