@@ -25,10 +25,11 @@ from tunesmith.errors import ModelError
 from tunesmith.model.attention import register
 from tunesmith.model.lora import linears
 from tunesmith.model.tensors import COMPANION, COMPUTED, StoredTensors
-from tunesmith.model.weights import FrozenLinear, FrozenWeight, Nf4, quantized
+from tunesmith.model.weights import FrozenLinear, FrozenWeight, quantized, stored_weight
 
 # rotary angles that depend on the longest row of a batch: a row's loss would depend on its neighbours
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+_SHOWN = {"nf4": "NF4", "int8": "8 bits"}
 
 
 def load_model(
@@ -89,7 +90,7 @@ def _finished(
 def empty_model(
     base: Base, dtype: torch.dtype, quantize: str, **changed: Any
 ) -> tuple[PreTrainedModel, bool]:
-    """The base's model on the meta device, and whether its files hold NF4. ModelError for what can't be trained.
+    """The base's model on the meta device, and whether its files are quantised. ModelError for what can't be trained.
 
     `changed` stands for values of config.json.
     """
@@ -105,7 +106,7 @@ def empty_model(
 
 
 def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
-    """Whether the base is stored in NF4. Refuses what would be trained wrongly."""
+    """Whether the base is stored quantised. Refuses what would be trained wrongly."""
     where = str(base.folder / "config.json")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _BATCH_DEPENDENT_ROPE:
@@ -114,24 +115,32 @@ def _check_config(config: PreTrainedConfig, base: Base, quantize: str) -> bool:
             where=where,
             fix="use a base with another rope_type (default, llama3, linear, yarn)",
         )
-    stored = base.config.get("quantization_config")
-    if stored is None:
+    held = stored_quantized(base)
+    if held == "none":
         return False
-    method = stored.get("quant_method")
-    if (
-        method != "bitsandbytes"
-        or not stored.get("load_in_4bit")
-        or stored.get("bnb_4bit_quant_type") != "nf4"
-    ):
+    if quantize != held:
         raise ModelError(
-            f"the base is stored quantised by {method}, which can't be trained",
-            where=where,
-            fix="use the base in 16 bit, with model.quantize: nf4 to save memory",
+            f"the base is stored in {_SHOWN[held]}", where=where, fix=f"set model.quantize: {held}"
         )
-    if quantize != "nf4":
-        raise ModelError("the base is stored in NF4", where=where, fix="set model.quantize: nf4")
     del config.quantization_config
     return True
+
+
+def stored_quantized(base: Base) -> str:
+    """How a base's files hold its linears: none, nf4 or int8. ModelError where it is another way."""
+    stored = base.config.get("quantization_config")
+    if stored is None:
+        return "none"
+    method = stored.get("quant_method")
+    if method == "bitsandbytes" and stored.get("load_in_8bit"):
+        return "int8"
+    if method == "bitsandbytes" and stored.get("load_in_4bit") and stored.get("bnb_4bit_quant_type") == "nf4":
+        return "nf4"
+    raise ModelError(
+        f"the base is stored quantised by {method}, which can't be trained",
+        where=str(base.folder / "config.json"),
+        fix="use the base in 16 bit, with model.quantize: nf4 to save memory",
+    )
 
 
 def _fill(
@@ -163,14 +172,14 @@ def _fill(
             "save it once with save_pretrained in the layout of its class",
         )
     tied = _tied(model)
-    in_nf4, whole = list[str](), list[str]()
+    held, whole = list[str](), list[str]()
     for key in names:
-        (in_nf4 if packed and f"{key}.absmax" in tensors else whole).append(key)
+        (held if packed and tensors.is_quantized(key) else whole).append(key)
     for key in whole:
         _require_shape(tensors.about(key)[1], wanted[names[key]], key, tensors)
     with console.progress("load", total=len(names), unit="tensors") as bar:
-        for key in in_nf4:
-            stored = Nf4.stored(key, tensors.companions(key))
+        for key in held:
+            stored = stored_weight(key, tensors.companions(key))
             _require_shape(stored.shape, wanted[names[key]], key, tensors)
             frozen[names[key].rpartition(".")[0]] = stored.to(device)
             bar.update()

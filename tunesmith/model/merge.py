@@ -26,7 +26,7 @@ from tunesmith.model.load import empty_model, name_in
 from tunesmith.model.lora import linears
 from tunesmith.model.shards import SHARD_BYTES, TYPES, Entry, write_shards
 from tunesmith.model.tensors import COMPANION, COMPUTED, StoredTensors
-from tunesmith.model.weights import Nf4, quantized
+from tunesmith.model.weights import quantized, stored_weight
 
 Source = Literal["original", "dequantized"]
 HALVES = (torch.bfloat16, torch.float16)
@@ -97,7 +97,7 @@ def merge_weights(
     """
     model, packed = empty_model(base, trained_in, quantize)
     if packed and source == "original":
-        raise ValueError("a base stored in NF4 has no original weights")
+        raise ValueError("a base that is stored quantised has no original weights")
     in_layers = {f"{name}.weight" for name in linears(model)}
     wanted = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     tensors = StoredTensors(base)
@@ -114,8 +114,8 @@ def merge_weights(
     _require_fit(deltas, names, {name: tuple(wanted[name].shape) for name in names.values()}, base)
 
     def weight(key: str) -> Tensor:
-        if packed and f"{key}.absmax" in tensors:
-            return Nf4.stored(key, tensors.companions(key)).to(device).dequantize(trained_in)
+        if packed and tensors.is_quantized(key):
+            return stored_weight(key, tensors.companions(key)).to(device).dequantize(trained_in)
         stored = tensors.read(key).to(device)
         if source == "dequantized" and names[key] in in_layers:
             return quantized(stored.to(trained_in), quantize).dequantize(trained_in)
@@ -149,7 +149,7 @@ def _becomes(
     kind = TYPES.get(stored[0])
     if kind is None:
         raise ModelError(f"tensors of type {stored[0]} can't be merged")
-    if packed and kind == torch.uint8:
+    if packed and kind in (torch.uint8, torch.int8):
         return dtype, shape
     return (dtype if kind.is_floating_point else kind), stored[1]
 

@@ -20,7 +20,9 @@ from tunesmith.model.stream import Place, stream
 # buffers that old checkpoints carry although every model computes them
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
 # what bitsandbytes stores beside a packed weight
-COMPANION = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
+COMPANION = re.compile(
+    r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$|\.(SCB|weight_format)$"
+)
 
 
 class StoredTensors:
@@ -104,9 +106,20 @@ class StoredTensors:
         part = self._file_of[name].get_slice(name)
         return part.get_dtype(), tuple(part.get_shape())
 
+    def is_quantized(self, name: str) -> bool:
+        """Whether bitsandbytes stored this tensor in NF4 or in 8 bits."""
+        return f"{name}.absmax" in self or (
+            name.endswith(".weight") and f"{name.removesuffix('.weight')}.SCB" in self
+        )
+
     def companions(self, name: str) -> dict[str, Tensor]:
-        """`name` and what bitsandbytes stored beside it."""
-        return {key: self.read(key) for key in self._file_of if key == name or key.startswith(f"{name}.")}
+        """`name` and what bitsandbytes stored beside it: under its own name (NF4), or its linear's (8 bits)."""
+        of_linear = (f"{name.removesuffix('.weight')}.SCB", f"{name}_format")
+        return {
+            key: self.read(key)
+            for key in self._file_of
+            if key == name or key.startswith(f"{name}.") or key in of_linear
+        }
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from tunesmith.errors import ModelError, SetupError
 
+STATE_BYTES = 256  # of the JSON beside an NF4 weight; bitsandbytes writes about 170
 BLOCK = 64  # NF4: numbers that share one scale; 256 scales share one of the second kind
 HALF_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -131,6 +132,27 @@ class Nf4(FrozenWeight):
         out, into = about["shape"]
         return cls(tensors[name], (out, into), tensors[f"{name}.absmax"], nested)
 
+    def tensors(self, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What `stored` reads, as bitsandbytes writes it for a weight that is used in `dtype`."""
+        about = {
+            "quant_type": "nf4",
+            "blocksize": BLOCK,
+            "dtype": str(dtype).removeprefix("torch."),
+            "shape": list(self.shape),
+            "nested_blocksize": 256,
+            "nested_dtype": "float32",
+            "nested_offset": float(self.offset),
+        }
+        state = json.dumps(about).encode().ljust(STATE_BYTES)  # of one length: its place in a file is known before
+        return {
+            name: self.packed,
+            f"{name}.absmax": self.absmax,
+            f"{name}.quant_map": _bitsandbytes().get_4bit_type("nf4", device="cpu"),
+            f"{name}.nested_absmax": self.nested_absmax,
+            f"{name}.nested_quant_map": self.nested_code,
+            f"{name}.quant_state.bitsandbytes__nf4": torch.frombuffer(bytearray(state), dtype=torch.uint8),
+        }
+
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         bitsandbytes = _bitsandbytes()
         wanted = dtype if dtype in HALF_TYPES else torch.float32
@@ -171,6 +193,25 @@ class Int8(FrozenWeight):
         rows, scale, _ = _bitsandbytes().int8_vectorwise_quant(data.to(torch.float16).contiguous())
         return cls(rows, scale)
 
+    @classmethod
+    def stored(cls, name: str, tensors: Mapping[str, Tensor]) -> Int8:
+        """From a checkpoint that bitsandbytes wrote: `name` (i8), its linear's SCB, and 0 (rows) as its format."""
+        form = tensors.get(f"{name}_format")
+        if tensors[name].dtype != torch.int8 or (form is not None and int(form) != 0):
+            raise ModelError(
+                f"{name} is quantised in a way that can't be read: only 8-bit rows with a scale each",
+                fix="use the base in 16-bit with model.quantize: int8",
+            )
+        return cls(tensors[name], tensors[f"{name.removesuffix('.weight')}.SCB"].float())
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What `stored` reads, as bitsandbytes writes it."""
+        return {
+            name: self.rows,
+            f"{name.removesuffix('.weight')}.SCB": self.scale,
+            f"{name}_format": torch.zeros((), dtype=torch.uint8),
+        }
+
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         return (self.rows * self.scale.unsqueeze(1)).mul_(1 / 127).to(dtype)
 
@@ -210,6 +251,12 @@ def _bitsandbytes() -> ModuleType:
             fix="pip install bitsandbytes, or model.quantize: none",
         ) from error
     return bitsandbytes.functional
+
+
+def stored_weight(name: str, tensors: Mapping[str, Tensor]) -> FrozenWeight:
+    """A weight with its companions in `tensors`, as bitsandbytes stored them: NF4 or 8 bits."""
+    nf4 = f"{name}.absmax" in tensors
+    return Nf4.stored(name, tensors) if nf4 else Int8.stored(name, tensors)
 
 
 def quantized(data: Tensor, how: str) -> FrozenWeight:
