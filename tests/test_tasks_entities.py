@@ -255,7 +255,8 @@ def test_counts_of_errors_and_tables() -> None:
     assert confusion.kind == "confusion" and set(confusion.rows) == {
         ("chemical", "chemical", 1), ("nothing", "chemical", 1), ("disease", "chemical", 1), ("chemical", "nothing", 1)
     }  # fmt: skip
-    levels, _ = task.tables(task.counts("", one.gold, one.predicted))
+    levels, errors = task.tables(task.counts("", one.gold, one.predicted))
+    assert all(isinstance(times, int) for _, times in errors.rows)  # counts are shown as 7, not as 7.000
     assert [line[:4] for line in levels.rows] == [
         ("string: forms in a row", 2, 3, 1),
         ("mention: spans", 4, 5, 3),

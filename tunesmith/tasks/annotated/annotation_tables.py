@@ -45,7 +45,7 @@ def level_tables(sums: Mapping[str, float], kinds: Sequence[str]) -> list[Table]
     if "relations" in kinds:
         note += f" Entities of relations: {given}; ids are those that the document's gold mentions give their forms."
     errors = [
-        (f"{kind}: {said}", round(sums[name], 3))
+        (f"{kind}: {said}", int(sums[name]) if sums[name].is_integer() else round(sums[name], 3))
         for name, said in _ERRORS.items()
         if name in sums
         for kind in [name.partition("_")[0]]
