@@ -6,6 +6,7 @@
 #
 # PYTHON=python3.12      another Python (3.11 to 3.13) for the environment
 # VENV=.venv             another place for it
+# WHEELS=DIR             where the compiled llama.cpp is kept for the next time (~/.cache/tunesmith)
 # TORCH_SPEC, TRITON_SPEC, PIP_ARGS   another torch or triton, or other arguments of pip (say, PyTorch's index of CPU builds)
 
 PYTHON ?= python3
@@ -21,6 +22,10 @@ TORCH_SPEC ?= torch>=2.11
 endif
 
 TRITON_SPEC ?= triton==3.9.0
+LLAMA_SPEC ?= llama-cpp-python==0.3.36
+# it is compiled for this processor: another one gets a folder of its own
+PROCESSOR := $(shell (uname -m; grep -m1 -s '^flags' /proc/cpuinfo) | cksum | cut -d' ' -f1)
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tunesmith/wheels-$(PROCESSOR)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
@@ -46,18 +51,29 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.base
 	$(PIP) -e ".[$*]"
 	@touch $@
 
+# a few minutes of compiling, once for a machine; without a compiler the tests that run llama.cpp are skipped (not in CI)
+$(VENV)/.llamacpp: $(VENV)/.base
+	@if [ -z "$${CI:-}" ] && ! command -v c++ >/dev/null; then \
+	  echo "no C++ compiler: tests that run llama.cpp will be skipped" >&2; \
+	else \
+	  mkdir -p "$(WHEELS)"; \
+	  $(BIN)/python -m pip wheel --quiet $(PIP_ARGS) --no-deps --find-links "$(WHEELS)" --wheel-dir "$(WHEELS)" "$(LLAMA_SPEC)"; \
+	  $(PIP) --find-links "$(WHEELS)" "$(LLAMA_SPEC)"; \
+	fi
+	@touch $@
+
 demo: $(VENV)/.serve
 	$(BIN)/tunesmith run recipes/quickstart.yaml
 	@echo "report: $(CURDIR)/runs/quickstart/report/report.html"
 
 # a thread a process: the tests' models are too small to share
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.llamacpp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.test $(VENV)/.llamacpp
 	$(BIN)/python -m pytest -m slow
 
-test-system: $(VENV)/.test
+test-system: $(VENV)/.test $(VENV)/.llamacpp
 	scripts/install_browser
 	TUNESMITH_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m system
 
