@@ -63,7 +63,7 @@ def keep(folder: Path, run: Run | None, judgement: Judgement) -> str:
 def take_back(folder: Path, answer: str) -> bool:
     """Forgets the judgement of an answer; whether there was one."""
     with _locked(folder):
-        return any([_take_out(folder / name, answer) for name in FILES.values()])
+        return sum(_take_out(folder / name, answer) for name in FILES.values()) > 0
 
 
 def counts(folder: Path) -> dict[str, int]:

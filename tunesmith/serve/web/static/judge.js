@@ -1,0 +1,92 @@
+// Good, bad, or what it should have been: one judgement of one answer, kept by the server at once.
+
+import { post } from "/web/api.js";
+import { h, put, say, trouble } from "/web/dom.js";
+
+const KEPT = {
+  train: "Kept as a row to train on.",
+  bad: "Kept, but there is nothing to train on yet: correct it.",
+  held_out: "Kept apart: this prompt is one of the run's validation or test rows, and training on it would spoil the next score.",
+};
+
+export class Judge {
+  constructor(onKept) {
+    this.onKept = onKept;
+    this.good = h("button", { type: "button", class: "good", "aria-pressed": "false", onclick: () => this.vote("good") }, "👍 Good");
+    this.bad = h("button", { type: "button", class: "bad", "aria-pressed": "false", onclick: () => this.vote("bad") }, "👎 Bad");
+    this.edit = h("button", { type: "button", "aria-expanded": "false", onclick: () => this.open() }, "Correct it");
+    this.told = h("div", { class: "note told", role: "status" });
+    this.text = h("textarea", { rows: "6", dir: "auto", "aria-label": "Corrected answer" });
+    const save = h("button", { type: "button", class: "primary", onclick: () => this.correct() }, "Save the correction");
+    const leave = h("button", { type: "button", onclick: () => this.close(true) }, "Cancel");
+    this.editor = h("div", { class: "correct", hidden: true }, this.text, h("div", { class: "buttons" }, save, leave));
+    this.box = h("div", { hidden: true }, h("div", { class: "judge" }, this.good, this.bad, this.edit, this.told), this.editor);
+  }
+
+  hide() {
+    this.box.hidden = true;
+    this.close(false);
+  }
+
+  show(judged) {
+    this.judged = { ...judged, id: name() };
+    this.verdict = null;
+    this.corrected = null;
+    put(this.told);
+    this.press();
+    this.box.hidden = false;
+  }
+
+  async vote(verdict) {
+    const again = this.verdict === verdict; // pressed twice: taken back
+    await this.keep(again ? "none" : verdict, null);
+  }
+
+  open() {
+    if (!this.editor.hidden) return this.close(true);
+    this.text.value = this.corrected ?? this.judged.answer;
+    this.editor.hidden = false;
+    this.edit.setAttribute("aria-expanded", "true");
+    this.text.focus();
+  }
+
+  close(back) {
+    this.editor.hidden = true;
+    this.edit.setAttribute("aria-expanded", "false");
+    if (back) this.edit.focus();
+  }
+
+  async correct() {
+    if (await this.keep("bad", this.text.value)) this.close(true);
+  }
+
+  /** Whether the server has it on its disk. What was typed stays where it is until then. */
+  async keep(verdict, corrected) {
+    const { id, model, prompt, answer } = this.judged;
+    try {
+      const told = await post("/ui/feedback", { id, model, prompt, answer, verdict, corrected });
+      this.verdict = verdict === "none" ? null : verdict;
+      this.corrected = corrected;
+      this.press();
+      put(this.told, told.kept ? KEPT[told.kept] : "Taken back.");
+      this.onKept(told);
+      return true;
+    } catch (error) {
+      put(this.told, trouble(error));
+      say("The judgement was not kept.");
+      return false;
+    }
+  }
+
+  press() {
+    this.good.setAttribute("aria-pressed", String(this.verdict === "good"));
+    this.bad.setAttribute("aria-pressed", String(this.verdict === "bad"));
+    this.edit.textContent = this.corrected === null || this.corrected === undefined ? "Correct it" : "Change the correction";
+  }
+}
+
+/** A name that no other answer has; randomUUID is not there without TLS. */
+function name() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return `answer-${[...bytes].map(one => one.toString(16).padStart(2, "0")).join("")}`;
+}
