@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> Iterator[Any]:
+    """llama-cpp-python's low-level functions. Skips where it is not installed; fails where CI=true."""
+    if os.environ.get("CI") != "true":
+        pytest.importorskip("llama_cpp")
+    from tunesmith.generate.llama_cpp import require_llama_cpp
+
+    yield require_llama_cpp()
+    from llama_cpp import _utils
+
+    for file in (_utils.outnull_file, _utils.errnull_file):  # it leaves them open, which Python warns of at its end
+        file.close()

@@ -1,0 +1,196 @@
+"""The live generator on a GGUF model: requests come at any time and share the batches of one thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError
+from tunesmith.generate.guide import SchemaGuide
+from tunesmith.generate.llama_cpp_model import LlamaModel
+from tunesmith.generate.llama_cpp_contract import contract_of_gguf
+from tunesmith.generate.llama_cpp_slots import LlamaSlots, Writing
+from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
+from tunesmith.generate.sampling import stream_key
+
+_GUIDES = 16  # grammars that are kept
+Deliver = Callable[[Sequence[TokenEvent]], None]
+
+
+class LiveLlama:
+    """See `generate.protocol.LiveGenerator`. `contract`: the tokenizer of grammars; the file's own where none is given."""
+
+    def __init__(self, model: LlamaModel, contract: Contract | None = None) -> None:
+        self.model, self._contract = model, contract
+        self._changed = threading.Condition()
+        self._waiting: deque[Writing] = deque()
+        self._cancelled: set[int] = set()
+        self._known: set[int] = set()  # tickets that wait or are at work
+        self._guides: OrderedDict[tuple[str, frozenset[int]], SchemaGuide] = OrderedDict()
+        self._making = threading.Lock()
+        self._closing = False
+        self._active = self._tokens = 0
+        self._thread: threading.Thread | None = None
+
+    @property
+    def room(self) -> int:
+        """Most tokens that a prompt and its answer may have together."""
+        return self.model.room
+
+    @property
+    def slots(self) -> int:
+        """Most answers that are written side by side."""
+        return self.model.slots
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """None by name: an adapter is loaded with the model."""
+        return ()
+
+    def start(self, deliver: Deliver) -> None:
+        """Begins to work. `deliver` gets the events of a step, on the generator's own thread."""
+        if self._thread is not None:
+            raise RuntimeError("it has begun already")
+        self._thread = threading.Thread(target=self._run, args=(deliver,), name="llama.cpp", daemon=True)
+        self._thread.start()
+
+    def submit(self, ticket: int, request: LiveRequest) -> None:
+        """Puts a request at the end of the queue. ModelError where it can't be answered."""
+        self._require_answerable(request)
+        guide = None if request.schema is None else self._guide(request)
+        one = Writing(
+            ticket,
+            request.prompt,
+            request.max_tokens,
+            request.stop_ids,
+            request.temperature,
+            request.top_p,
+            stream_key(request.seed, 0, request.sample),
+            request.top,
+            request.prompt_logprobs,
+            guide,
+        )
+        with self._changed:
+            if self._closing:
+                raise ModelError("the model is being closed", fix="load it again")
+            self._known.add(ticket)
+            self._waiting.append(one)
+            self._changed.notify()
+
+    def cancel(self, ticket: int) -> None:
+        """Ends a request before the next step; a ticket that is not known is nothing."""
+        with self._changed:
+            if ticket in self._known:
+                self._cancelled.add(ticket)
+                self._changed.notify()
+
+    def load(self) -> LiveLoad:
+        """How busy it is."""
+        with self._changed:
+            return LiveLoad(self._active, len(self._waiting), self._tokens)
+
+    def close(self) -> None:
+        """Ends the thread and frees the memory. Requests in progress end as cancelled."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self.model.close()
+
+    # ---- inside
+
+    def _require_answerable(self, request: LiveRequest) -> None:
+        if request.adapter:
+            raise ModelError(f"the model has no adapter {request.adapter!r}", where=str(self.model.path))
+        if not request.prompt:
+            raise ModelError("the prompt is empty", where="prompt", fix="give it a token at least")
+        if len(request.prompt) + request.max_tokens > self.room:
+            raise ModelError(
+                f"the prompt has {len(request.prompt)} tokens, with {request.max_tokens} for the answer more than the "
+                f"{self.room} that there is room for",
+                where="max_tokens",
+                fix="shorten the prompt, or ask for a shorter answer",
+            )
+        if (strange := max(request.prompt)) >= self.model.width or min(request.prompt) < 0:
+            raise ModelError(
+                f"the prompt holds the id {strange if strange >= self.model.width else min(request.prompt)}; the "
+                f"model has {self.model.width} tokens",
+                where="prompt",
+                fix="encode it with the model's own tokenizer",
+            )
+
+    def _guide(self, request: LiveRequest) -> SchemaGuide:
+        name = (json.dumps(request.schema), request.stop_ids)
+        with self._making:
+            if name in self._guides:
+                self._guides.move_to_end(name)
+                return self._guides[name]
+            if self._contract is None:
+                self._contract = contract_of_gguf(self.model.path)
+            text = self._contract.tokenizer_files["tokenizer.json"].decode("utf-8")
+            assert request.schema is not None
+            made = self._guides[name] = SchemaGuide(request.schema, text, request.stop_ids, self.model.width)
+            while len(self._guides) > _GUIDES:
+                self._guides.popitem(last=False)
+            return made
+
+    def _run(self, deliver: Deliver) -> None:
+        with self.model.lock:
+            slots = LlamaSlots(self.model)
+            while True:
+                with self._changed:
+                    while not (self._waiting or slots.active or self._cancelled or self._closing):
+                        self._changed.wait()
+                    events = self._admit(slots)
+                    if self._closing:
+                        events += self._end_all(slots, "cancelled", None)
+                if not events or slots.active:
+                    events += self._step(slots)
+                self._count(slots, events)
+                if events:
+                    deliver(events)
+                if self._closing and not slots.active:
+                    return
+
+    def _admit(self, slots: LlamaSlots) -> list[TokenEvent]:
+        """Ends what was cancelled, and gives free slots to those that wait."""
+        cancelled, self._cancelled = self._cancelled, set()
+        events = []
+        if cancelled:
+            for one in slots.active:
+                if one.ticket in cancelled:
+                    slots.drop(one)
+                    events.append(TokenEvent(one.ticket, end="cancelled"))
+            events += [TokenEvent(one.ticket, end="cancelled") for one in self._waiting if one.ticket in cancelled]
+            self._waiting = deque(one for one in self._waiting if one.ticket not in cancelled)
+        while self._waiting and slots.free:
+            one = self._waiting.popleft()
+            if one.max_tokens == 0 and not one.prompt_logprobs:
+                events.append(TokenEvent(one.ticket, end="length"))
+            else:
+                slots.admit(one)
+        return events
+
+    def _step(self, slots: LlamaSlots) -> list[TokenEvent]:
+        try:
+            return slots.step()
+        except Exception as error:  # llama.cpp can't say which answer is to blame: all of the batch end
+            return self._end_all(slots, "failed", error)
+
+    def _end_all(self, slots: LlamaSlots, end: str, error: Exception | None) -> list[TokenEvent]:
+        tickets = [one.ticket for one in slots.active]
+        if end == "cancelled":
+            tickets += [one.ticket for one in self._waiting]
+            self._waiting.clear()
+        slots.drop_all()
+        return [TokenEvent(ticket, end=end, error=error) for ticket in tickets]  # type: ignore[arg-type]
+
+    def _count(self, slots: LlamaSlots, events: Sequence[TokenEvent]) -> None:
+        with self._changed:
+            self._active = len(slots.active)
+            self._tokens += sum(event.token is not None for event in events)
+            self._known -= {event.ticket for event in events if event.end}
