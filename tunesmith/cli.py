@@ -17,11 +17,12 @@ from typing import Any
 from tunesmith import __version__, console
 from tunesmith.errors import OutOfRoom, SetupError, Stopped, TunesmithError
 from tunesmith.verbs.evaluate import evaluate, evaluate_options
+from tunesmith.verbs.serve import serve, serve_options
 
 Result = dict[str, Any]
 Verb = Callable[[argparse.Namespace], Result]
 
-NOT_YET = tuple("serve publish status logs cancel fetch sweep".split())
+NOT_YET = tuple("publish status logs cancel fetch sweep".split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         help="answers side by side (auto: what memory takes)",
     )
     one.add_argument("--max-tokens", type=_at_least_1, default=None, help="longest answer")
+    serve_options(add("serve", serve, "answer over HTTP: OpenAI's and Ollama's routes, and pages"))
     one = add("pull", _pull, "download a base model ahead of time")
     one.add_argument("what", metavar="RECIPE|ID")
     one = add("doctor", _doctor, "what of this machine fits, each with the command that mends it")
