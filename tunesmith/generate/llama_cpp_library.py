@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.errors import SetupError
 
 _KEPT = 12  # lines of complaints
-_WARNING, _ERROR, _GOES_ON = 2, 3, 5  # ggml_log_level
+_WARNING, _ERROR, _GOES_ON = 3, 4, 5  # ggml.h: enum ggml_log_level
 _heard: deque[str] = deque(maxlen=_KEPT)
 _level = 0
 _callback: Any = None  # llama.cpp holds only its address

@@ -171,7 +171,7 @@ class LlamaModel:
             )
         return int(model)
 
-    def _load_adapter(self, model: int, file: GgufFile) -> int:
+    def _load_adapter(self, model: int, file: GgufFile) -> Any:
         adapter = self._library.llama_adapter_lora_init(model, bytes(self.adapter or ""))
         if not adapter:
             console.note(complaints())
@@ -180,7 +180,7 @@ class LlamaModel:
                 where=f"{self.adapter}, over {file.path}",
                 fix="use the GGUF of the base that the adapter was trained on",
             )
-        return int(adapter)
+        return adapter
 
     def _make_context(self, model: int, file: GgufFile, context: int) -> int:
         library = self._library
