@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.generation import TopPLogitsWarper
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate import cache, decoder, room, sampling, slots
+from tunesmith.generate import cache, decoder, room, sampling, session, slots
 from tunesmith.generate.cache import Decode, Prefill, SlotCache
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.sampling import bytes_a_logit, choose
@@ -200,7 +200,7 @@ class _KeepsEarlierKeys(Prefill):
 def test_mutants_of_the_cache_are_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("llama")
     expected = referee(model)
-    monkeypatch.setattr(slots if name == "Prefill" else decoder, name, mutant)
+    monkeypatch.setattr(session if name == "Prefill" else decoder, name, mutant)
     assert not agrees(answer_all(model), expected)
 
 
@@ -244,7 +244,7 @@ def test_what_all_prompts_begin_with_is_computed_once(kind: str, monkeypatch: py
     assert draws(shared) == draws(alone)
     assert max(abs(a.logprob - b.logprob) for a, b in zip(shared, alone, strict=True)) < 1e-10
     monkeypatch.setattr(slots, "SHARED", 8)
-    monkeypatch.setattr(slots, "Prefill", _ForgetsTheBeginning)
+    monkeypatch.setattr(session, "Prefill", _ForgetsTheBeginning)
     assert draws(in_order(SlotGenerator(model, slots=4).generate(begun, GREEDY, STOPS))) != draws(alone)
 
 

@@ -2,8 +2,8 @@
 
     cache.keys[layer], cache.values[layer]   [slots, key heads, max_length, head dimension]
 
-`Prefill` is a packed stream of whole prompts that also fills their slots; `Decode` is one token for each of the first
-N slots. Both are contexts of `model.attention`. What all prompts begin with is computed once and copied into each slot.
+`Prefill` is a packed stream of whole prompts that also fills their slots; `Chunk` is a part of one long prompt;
+`Decode` is one token for each of the first N slots. All are contexts of `model.attention`. What all prompts begin with is computed once and copied into each slot.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class SlotCache:
         for memory in (*self.keys, *self.values):
             memory[targets, :, :length] = memory[sources, :, :length]
 
+    def cleanse(self) -> None:
+        """Takes out what is not finite: a later answer's attention multiplies what it does not see by zero."""
+        for memory in (*self.keys, *self.values):
+            memory.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
@@ -120,6 +125,36 @@ class Prefill:
         for begin, length in zip(accumulate([self.before, *lengths]), lengths, strict=False):
             places += [*range(self.before), *range(begin, begin + length)]
         return torch.tensor(places, device=self.slots_T.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Tokens `before` and on of the prompt in one slot, in a stream [1, T]; those before them lie in the slot."""
+
+    cache: SlotCache
+    slot: int
+    before: int
+    slots_T: Tensor  # int64
+    positions_T: Tensor  # int64
+
+    def attend(
+        self, layer: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        self.cache.write(layer, self.slots_T, self.positions_T, k_BKTD, v_BKTD)
+        count = q_BHTD.shape[2]
+        end = self.before + count
+        seen = slice(self.slot, self.slot + 1), slice(None), slice(end)
+        keys, values = self.cache.keys[layer][seen], self.cache.values[layer][seen]
+        if flash_takes(q_BHTD):
+            edges, key_edges = self._edges
+            return flash(q_BHTD, keys, values, edges, count, scale, window, (key_edges, end))
+        return causal(q_BHTD, keys, values, scale, window).transpose(1, 2)
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """From 0 to the number of queries, and to that of keys."""
+        edge = torch.arange(2, device=self.slots_T.device, dtype=torch.int32)
+        return edge * len(self.slots_T), edge * (self.before + len(self.slots_T))
 
 
 @dataclass(frozen=True, eq=False)

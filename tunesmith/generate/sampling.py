@@ -47,7 +47,8 @@ def choose(
     if temperature == 0:
         chosen_N = open_NV.argmax(-1)
     else:
-        chosen_N = _draw((open_NV / temperature).softmax(-1), top_p, uniform(keys_N, positions_N))
+        heat = torch.full_like(open_NV[:1, :1], temperature)  # by a plain number CUDA divides less exactly
+        chosen_N = _draw((open_NV / heat).softmax(-1), top_p, uniform(keys_N, positions_N))
     picked_N = logits_NV.gather(1, chosen_N[:, None])[:, 0]
     return chosen_N, picked_N - logits_NV.logsumexp(-1)
 
@@ -55,18 +56,22 @@ def choose(
 def choose_each(
     logits_NV: Tensor,
     temperature_N: Tensor,
-    top_p_N: Tensor,
+    top_p_N: Tensor | None,
     keys_N: Tensor,
     positions_N: Tensor,
     held_NV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`choose` where each row has its own temperature and top_p (fp32 [N]): the same tokens as row by row."""
+    """`choose` where each row has its own temperature and top_p (fp32 or fp64 [N]): the same tokens as row by row.
+
+    top_p_N: None says that it is 1 everywhere, and saves the sorting.
+    """
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
     open_NV = logits_NV if held_NV is None else held_NV.to(logits_NV.dtype)
     greedy_N = temperature_N == 0
-    heat_N1 = temperature_N.masked_fill(greedy_N, 1)[:, None]
-    drawn_N = _draw((open_NV / heat_N1).softmax(-1), top_p_N[:, None], uniform(keys_N, positions_N))
+    heat_N1 = temperature_N.masked_fill(greedy_N, 1).to(open_NV.dtype)[:, None]
+    nucleus = 1.0 if top_p_N is None else top_p_N.to(open_NV.dtype)[:, None]
+    drawn_N = _draw((open_NV / heat_N1).softmax(-1), nucleus, uniform(keys_N, positions_N))
     chosen_N = torch.where(greedy_N, open_NV.argmax(-1), drawn_N)
     picked_N = logits_NV.gather(1, chosen_N[:, None])[:, 0]
     return chosen_N, picked_N - logits_NV.logsumexp(-1)
@@ -88,6 +93,7 @@ def _draw(p_NV: Tensor, top_p: float | Tensor, uniform_N: Tensor) -> Tensor:
         kept_NV = before_NV < top_p
         if isinstance(top_p, Tensor):
             kept_NV |= top_p >= 1  # sums of roundings may reach 1 before the last token
+        kept_NV[:, 0] = True  # whatever top_p is
         p_NV = torch.zeros_like(p_NV).scatter(1, order_NV, sorted_NV.where(kept_NV, 0))
     # in the order of ids, not of probability: two near ties that swap places then move no other token's share
     sums_NV = p_NV.double().cumsum(-1)

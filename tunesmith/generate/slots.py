@@ -1,8 +1,7 @@
 """The generator: answers side by side in the slots of a static cache, new prompts admitted as slots fall free.
 
-The answers in progress always fill slots 0 to N-1: when one ends, the last moves into its place, so that a step
-works on exactly N rows. A step synchronises with the device once, to learn which answers ended. What all prompts begin
-with (an instruction, examples) goes through the model once.
+A step synchronises with the device once, to learn which answers ended. What all prompts begin with (an instruction,
+examples) goes through the model once.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate.cache import Prefill
 from tunesmith.generate.decoder import Decoder
 from tunesmith.generate.identity import model_key
 from tunesmith.generate.protocol import Decoding, Generated, Guide
 from tunesmith.generate.room import slots_that_fit
 from tunesmith.generate.sampling import bytes_a_logit, stream_key
-from tunesmith.model.attention import ATTENTION, Packed
+from tunesmith.generate.session import Session
+from tunesmith.model.attention import ATTENTION
 from tunesmith.recipe import Recipe
 
 ADMIT_SHARE = 8  # prompts are admitted once this part of the slots is free
@@ -119,78 +118,44 @@ class SlotGenerator:
                 module.training = True
 
 
-class _Session:
-    """One call of `generate`: who works in which slot."""
+class _Session(Session[Decoder, _Job]):
+    """One call of `generate`."""
 
     def __init__(self, decoder: Decoder, waiting: list[_Job]) -> None:
-        self.decoder, self.slots, self.waiting = decoder, decoder.slots, deque(waiting)
-        self.active: list[_Job] = []  # slot n works on active[n]
-        self.begun: list[int] = []  # the step at which it was admitted, less its prompt's length
-        self.step = 0
+        super().__init__(decoder)
+        self.waiting = deque(waiting)
         self.before = _shared([job.prompt for job in waiting])
         self.tokens = PREFILL_TOKENS if decoder.device.type == "cuda" else PREFILL_TOKENS_ON_CPU
 
     def run(self) -> Iterator[Generated]:
         if self.before:
-            self._prefill_shared(self.waiting[0].prompt[: self.before])
+            self.prefill_shared(self.waiting[0].prompt[: self.before])
         while self.active or self.waiting:
             while self.waiting and self._worth_admitting():
                 self._admit()
                 yield from self._collect()
             if self.active:
-                lengths = [self.step - begun for begun in self.begun]
-                self.step += 1
-                self.decoder.step(len(self.active), lengths)
+                self.decoder.step(len(self.active), self.step())
                 yield from self._collect()
 
     def _worth_admitting(self) -> bool:
         """A forward pass for one prompt alone is dear on a card: a few slots are let fall free first."""
-        free = self.slots - len(self.active)
-        return free >= min(max(1, self.slots // ADMIT_SHARE), len(self.waiting))
-
-    @torch.no_grad()
-    def _prefill_shared(self, prompt: Sequence[int]) -> None:
-        """What all prompts begin with goes through the model once, in slot 0."""
-        decoder, count = self.decoder, len(prompt)
-        positions_T = torch.arange(count, device=decoder.device)
-        edges = torch.tensor([0, count], device=decoder.device, dtype=torch.int32)
-        attention = Prefill(decoder.cache, Packed(edges, count), torch.zeros_like(positions_T), positions_T)
-        ids_T = torch.tensor(list(prompt), device=decoder.device)
-        decoder.logits(ids_T, positions_T, attention, positions_T[-1:])
-        decoder.cache.keep_prefix(count)
+        return self.free >= min(max(1, self.slots // ADMIT_SHARE), len(self.waiting))
 
     @torch.no_grad()
     def _admit(self) -> None:
         """Prefills waiting prompts into free slots, within the token budget, and chooses their first tokens."""
-        decoder, device, before = self.decoder, self.decoder.device, self.before
-        first, tokens = len(self.active), 0
+        tokens = 0
         jobs: list[_Job] = []
-        while self.waiting and first + len(jobs) < self.slots:
-            tokens += len(self.waiting[0].prompt) - before
+        while self.waiting and len(jobs) < self.free:
+            tokens += len(self.waiting[0].prompt) - self.before
             if jobs and tokens > self.tokens:
                 break
             jobs.append(self.waiting.popleft())
-        lengths = [len(job.prompt) - before for job in jobs]
-        fresh = slice(first, first + len(jobs))
-        ids_T = torch.tensor([token for job in jobs for token in job.prompt[before:]], device=device)
-        lengths_N = torch.tensor(lengths, device=device)
-        ends_N = lengths_N.cumsum(0)
-        positions_T = torch.cat([torch.arange(before, before + n, device=device) for n in lengths])
-        slots_T = decoder.range[fresh].repeat_interleave(lengths_N, output_size=len(ids_T))
-        edges = torch.cat([ends_N.new_zeros(1), ends_N]).int()
-        if before:
-            decoder.cache.begin_with_prefix(fresh)
-        attention = Prefill(decoder.cache, Packed(edges, max(lengths)), slots_T, positions_T, before)
-        logits_NV = decoder.logits(ids_T, positions_T, attention, ends_N - 1)
-        keys = [stream_key(decoder.decoding.seed, job.index, job.sample) for job in jobs]
-        decoder.key[fresh] = torch.tensor(keys, device=device)
-        decoder.position[fresh] = lengths_N + before - 1
-        decoder.count[fresh] = 0
-        if decoder.guide is not None:
-            decoder.states += [decoder.guide.begin() for _ in jobs]
-        self.active += jobs
-        self.begun += [self.step - len(job.prompt) for job in jobs]
-        decoder.choose(logits_NV, fresh.start, fresh.stop)
+        logits_NV = self.prefill([job.prompt for job in jobs], self.before)
+        keys = [stream_key(self.decoder.decoding.seed, job.index, job.sample) for job in jobs]
+        fresh = self.begin(jobs, [len(job.prompt) for job in jobs], keys)
+        self.decoder.choose(logits_NV, fresh.start, fresh.stop)
 
     def _collect(self) -> Iterator[Generated]:
         """Gives the answers that have ended and moves the last ones into their slots."""
@@ -214,19 +179,9 @@ class _Session:
             results.append(
                 Generated(job.index, job.sample, ids[: count - stopped], stopped, logprob, each[:count])
             )
-        self._compact(flags)
+        self.compact(flags)
+        del decoder.states[len(self.active) :]
         yield from results
-
-    def _compact(self, flags: list[bool]) -> None:
-        """Keeps the answers in progress in slots 0 to N-1."""
-        left = flags.count(False)
-        targets = [slot for slot in range(left) if flags[slot]]
-        sources = [slot for slot in range(left, len(flags)) if not flags[slot]]
-        if sources:
-            self.decoder.move(sources, targets, self.step - min(self.begun[slot] for slot in sources))
-            for target, source in zip(targets, sources, strict=True):
-                self.active[target], self.begun[target] = self.active[source], self.begun[source]
-        del self.active[left:], self.begun[left:], self.decoder.states[left:]
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

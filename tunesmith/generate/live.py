@@ -1,0 +1,210 @@
+"""The transformers engine, live: requests that come at any time share the batches of one model.
+
+A request's answer is what `SlotGenerator` writes for its prompt alone, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError
+from tunesmith.generate.guide import SchemaGuide
+from tunesmith.generate.live_decoder import LiveDecoder
+from tunesmith.generate.live_session import PREFILL_TOKENS, PREFILL_TOKENS_ON_CPU, LiveSession, LiveWork
+from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
+from tunesmith.generate.room import slots_that_fit
+from tunesmith.generate.sampling import bytes_a_logit
+from tunesmith.model.attention import ATTENTION
+from tunesmith.model.lora_bank import LoraBank
+
+MOST_SLOTS = 64  # where nobody says how many
+_SCHEMAS = 64  # grammars that are kept
+
+
+class LiveSlots:
+    """A model on our attention, which is not trained meanwhile. See `generate.protocol.LiveGenerator`.
+
+    slots: answers side by side; auto: as many as the memory that is free takes, at most 64.
+    context: most tokens of a prompt and its answer together; never more than the model has positions.
+    adapters: the bank that was put beside the model's linears.
+
+    Keys and values of `context` tokens are taken for every slot at once: 2 · layers · key heads · head dimension ·
+    bytes of a number · context · slots. On an 8B Llama in bf16 that is 1 GiB a slot for 8,192 tokens, so 64 slots take
+    64 GiB; with half the context it is half. On a CPU pages are taken when they are first written.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        contract: Contract,
+        *,
+        slots: int | Literal["auto"] = "auto",
+        context: int,
+        adapters: LoraBank | None = None,
+    ) -> None:
+        if model.config._attn_implementation != ATTENTION:
+            raise TypeError(
+                f"the model attends by {model.config._attn_implementation!r}, not by {ATTENTION!r}"
+            )
+        if context < 2 or (slots != "auto" and slots < 1):
+            raise ValueError(f"{slots} slots of {context} tokens")
+        self.room = min(context, int(model.config.max_position_embeddings))
+        self.slots = _slots(model, self.room) if slots == "auto" else slots
+        self.adapters: tuple[str, ...] = () if adapters is None else adapters.names
+        self._contract, self._words, self._bank = contract, int(model.config.vocab_size), adapters
+        model.train(False)
+        self._session: LiveSession | None = LiveSession(LiveDecoder(model, self.slots, self.room, adapters))
+        self._guides: dict[str, SchemaGuide] = {}
+        self._making = threading.Lock()  # grammars, beside the work
+        self._wake = threading.Condition()  # guards all that follows
+        self._arrived: list[LiveWork] = []
+        self._cancelled: set[int] = set()
+        self._works: dict[int, LiveWork] = {}
+        self._written = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    # ---- from any thread
+
+    def start(self, deliver: Callable[[Sequence[TokenEvent]], None]) -> None:
+        """See `LiveGenerator.start`. A `deliver` that raises ends the generator."""
+        if self._thread is not None:
+            raise RuntimeError("the generator has been started")
+        self._thread = threading.Thread(target=self._work, args=(deliver,), name="live", daemon=True)
+        self._thread.start()
+
+    def submit(self, ticket: int, request: LiveRequest) -> None:
+        """See `LiveGenerator.submit`."""
+        self._require_answerable(request)
+        guide = None if request.schema is None else self._guide(request.schema, request.stop_ids)
+        work = LiveWork(ticket, request, guide)
+        with self._wake:
+            if self._closed:
+                raise ModelError("the model is being unloaded", fix="ask again: it is loaded anew")
+            if ticket in self._works:
+                raise ValueError(f"ticket {ticket} is in use")
+            self._works[ticket] = work
+            self._arrived.append(work)
+            self._wake.notify()
+
+    def cancel(self, ticket: int) -> None:
+        """See `LiveGenerator.cancel`."""
+        with self._wake:
+            if ticket in self._works:
+                self._cancelled.add(ticket)
+                self._wake.notify()
+
+    def load(self) -> LiveLoad:
+        """How busy it is."""
+        with self._wake:
+            waiting = len(self._arrived) + (len(self._session.waiting) if self._session else 0)
+            return LiveLoad(len(self._works) - waiting, waiting, self._written)
+
+    def close(self) -> None:
+        """See `LiveGenerator.close`."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._session = None
+
+    def _require_answerable(self, request: LiveRequest) -> None:
+        count = len(request.prompt)
+        if not count:
+            raise ModelError("the prompt is empty", fix="send at least one token")
+        if count + request.max_tokens > self.room:
+            raise ModelError(
+                f"the prompt has {count} tokens, with {request.max_tokens} for the answer more than the "
+                f"{self.room} that there is room for",
+                fix="shorten the prompt, or ask for fewer tokens",
+            )
+        if (
+            min(request.prompt) < 0 or max(request.prompt) >= self._words
+        ):  # a card's context would not survive it
+            raise ModelError(f"the prompt has ids beyond the model's {self._words} tokens")
+        if request.max_tokens < 0 or not 0 <= request.temperature < float("inf"):
+            raise ModelError("max_tokens and temperature may not be negative")
+        if not 0 <= request.top_p <= 1 or not 0 <= request.top <= self._words:
+            raise ModelError(f"top_p is from 0 to 1, and there are {self._words} tokens to be told")
+        if self._bank is not None:
+            self._bank.index(request.adapter)
+        elif request.adapter:
+            raise ModelError(f"there is no adapter {request.adapter!r}: the model was loaded without any")
+
+    def _guide(self, schema: Mapping[str, Any], stop_ids: frozenset[int]) -> SchemaGuide:
+        key = json.dumps([schema, sorted(stop_ids)])  # the order of a schema's keys means something
+        with self._making:
+            if key not in self._guides:
+                text = self._contract.tokenizer_files["tokenizer.json"].decode("utf-8")
+                made = SchemaGuide(schema, text, stop_ids, self._words)
+                if len(self._guides) >= _SCHEMAS:
+                    del self._guides[next(iter(self._guides))]
+                self._guides[key] = made
+            return self._guides[key]
+
+    # ---- on its own thread
+
+    def _work(self, deliver: Callable[[Sequence[TokenEvent]], None]) -> None:
+        session = self._session
+        assert session is not None
+        try:
+            while True:
+                with self._wake:
+                    self._wake.wait_for(
+                        lambda: self._arrived or self._cancelled or self._closed or session.busy
+                    )
+                    self._take(session)
+                    closed = self._closed
+                if not closed:
+                    self._turn(session)
+                self._deliver(session, deliver)
+                if closed:
+                    return
+        finally:
+            with self._wake:
+                self._closed = True
+
+    def _take(self, session: LiveSession) -> None:
+        """What was submitted and cancelled since the last turn."""
+        session.waiting += self._arrived
+        self._arrived = []
+        cancelled = [self._works[ticket] for ticket in self._cancelled if ticket in self._works]
+        self._cancelled = set()
+        session.end(session.all() if self._closed else cancelled)
+
+    def _turn(self, session: LiveSession) -> None:
+        try:
+            session.turn()
+        except Exception as error:  # between the parts that fail by themselves
+            session.end(session.all(), error)
+
+    def _deliver(self, session: LiveSession, deliver: Callable[[Sequence[TokenEvent]], None]) -> None:
+        events, session.events = session.events, []
+        if not events:
+            return
+        with self._wake:
+            self._written = session.written
+            for event in events:
+                if event.end:
+                    del self._works[event.ticket]
+        deliver(events)
+
+
+def _slots(model: PreTrainedModel, room: int) -> int:
+    """As many as fit into what is free."""
+    memory, prefill = None, PREFILL_TOKENS_ON_CPU
+    if model.device.type == "cuda":
+        prefill = PREFILL_TOKENS
+        kept = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+        cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + cached
+        memory = (0.9 * free + kept) / 2**30
+    return slots_that_fit(model, MOST_SLOTS, room, prefill, memory, bytes_a_logit(0.7, 0.9))
