@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("answers",),
     ("engine",),
     ("view",),
+    ("opened",),
     ("data", "train", "evaluate", "export", "serve", "targets"),
     ("pipeline",),
     ("selftest",),

@@ -12,7 +12,10 @@ from typing import cast
 from tunesmith.errors import AccessError, OutOfRoom
 from tunesmith.store.secrets import secret
 
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.py")
+MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.py",
+    "README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*",  # what a card has to hand on
+)  # fmt: skip
 
 
 def fetch(

@@ -1,4 +1,4 @@
-"""S3 as a place where runs lie: list and get, each object checked.
+"""S3 as a place where runs and models lie: list, get and download, each object checked.
 
 Endpoint, region and credentials are found as boto3 finds them (AWS_ENDPOINT_URL, AWS_PROFILE, an instance's role …);
 keys may also stand in `.env`.
@@ -7,8 +7,9 @@ keys may also stand in `.env`.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from tunesmith.store.secrets import secret
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _ATTEMPTS = 3
+_PIECE = 1 << 20  # bytes
+_GONE = ("NoSuchKey", "404", "PreconditionFailed", "412")
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _LOGIN = "aws configure, aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _CODES = {
     "NoSuchBucket": ("there is no such bucket", "check the spelling and AWS_ENDPOINT_URL"),
@@ -39,6 +43,8 @@ class Found(NamedTuple):
     name: str
     size: int
     modified: float
+    etag: str = ""
+    """Names its content."""
 
 
 def is_s3(place: object) -> bool:
@@ -69,11 +75,97 @@ class S3:
                 for one in page.get("Contents", ()):
                     name = one["Key"].removeprefix(start)
                     if name and not name.endswith("/"):  # consoles make empty objects that stand for folders
-                        yield Found(name, one["Size"], one["LastModified"].timestamp())
+                        yield Found(
+                            name, one["Size"], one["LastModified"].timestamp(), one["ETag"].strip('"')
+                        )
+
+    def find(self, name: str) -> Found | None:
+        """One object by its name; None where there is none."""
+        from botocore.exceptions import ClientError
+
+        key = self._key(name)
+        with _told(f"s3://{self.bucket}/{key}"):
+            try:
+                head = self._client.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey"):
+                    raise
+                return None
+        return Found(name, head["ContentLength"], head["LastModified"].timestamp(), head["ETag"].strip('"'))
+
+    def download(self, found: Found, to: Path, on_bytes: Callable[[int], None]) -> None:
+        """Writes an object to `to` piece by piece, going on with what of this very object lies there already.
+
+        `on_bytes` hears of every piece. AccessError where it is gone, has changed meanwhile or arrives damaged;
+        OSError where it can't be written. `to` is whole only after this returns: give it a name that nobody reads.
+        """
+        where, trouble = f"s3://{self.bucket}/{self._key(found.name)}", ""
+        for _ in range(_ATTEMPTS):
+            with _told(where):
+                trouble = self._pieces(found, to, on_bytes)
+            if not trouble and (trouble := self._damage(found, to)):
+                to.unlink()
+            if not trouble:
+                return
+        raise AccessError(
+            f"the object arrives damaged: {trouble}",
+            where=where,
+            fix="upload it again, or check the network; the same command goes on where it stopped",
+        )
+
+    def _pieces(self, found: Found, to: Path, on_bytes: Callable[[int], None]) -> str:
+        """Appends what is missing; a text says what was wrong with it."""
+        from botocore.exceptions import (
+            ClientError,
+            IncompleteReadError,
+            ReadTimeoutError,
+            ResponseStreamingError,
+        )
+
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(to, flags, 0o644), "ab") as file:
+            begin = file.tell()
+            if begin > found.size:
+                file.truncate(0)
+                begin = 0
+            if begin == found.size:
+                return ""
+            try:
+                answer = self._client.get_object(
+                    Bucket=self.bucket, Key=self._key(found.name), IfMatch=found.etag, Range=f"bytes={begin}-"
+                )
+                for piece in answer["Body"].iter_chunks(_PIECE):
+                    file.write(piece)
+                    on_bytes(len(piece))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in _GONE:
+                    raise AccessError(
+                        "the object is gone, or has changed while it was fetched",
+                        where=f"s3://{self.bucket}/{self._key(found.name)}",
+                        fix="the same command fetches what is there now",
+                    ) from None
+                raise
+            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError):
+                return "it ends too early"
+            os.fsync(file.fileno())
+            return "" if file.tell() == found.size else f"{file.tell()} of {found.size} bytes"
+
+    def _damage(self, found: Found, path: Path) -> str:
+        """In what the file is not the object, as far as S3 tells."""
+        with _told(f"s3://{self.bucket}/{self._key(found.name)}"):
+            md5 = _tells_md5(self._client.head_object(Bucket=self.bucket, Key=self._key(found.name)))
+        if not md5:
+            return ""
+        with path.open("rb") as file:
+            read = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return "" if md5 == read else "its MD5 differs from the ETag"
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
 
     def get(self, name: str, to: Path) -> bool:
         """Writes one object to `to`, whole and checked, or not at all; False where it is gone by now."""
-        key = f"{self.prefix}/{name}" if self.prefix else name
+        key = self._key(name)
         for attempt in range(1, _ATTEMPTS + 1):
             with _told(f"s3://{self.bucket}/{key}"):
                 content = self._read(key)
@@ -113,17 +205,17 @@ class S3:
             return "it ends too early"
         if len(content) != answer["ContentLength"]:
             return f"{len(content)} of {answer['ContentLength']} bytes"
-        etag = answer.get("ETag", "").strip('"')
-        plain = (
-            answer.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in answer
-        )
-        if plain and re.fullmatch(
-            r"[0-9a-f]{32}", etag
-        ):  # not of an upload in parts, not under a key: an MD5
-            found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            if found != etag:
-                return "its MD5 differs from the ETag"
+        md5 = _tells_md5(answer)
+        if md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            return "its MD5 differs from the ETag"
         return content
+
+
+def _tells_md5(answer: dict[str, Any]) -> str:
+    """The MD5 that an answer's ETag is; empty where it is none: of an upload in parts, or under a key."""
+    etag: str = answer.get("ETag", "").strip('"')
+    plain = answer.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in answer
+    return etag if plain and _MD5.fullmatch(etag) else ""
 
 
 def _client() -> Any:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tunesmith import console
-from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.data.formats.examples import Manner, read_file
 from tunesmith.data.processors.ready import PROCESSORS
-from tunesmith.errors import AccessError, ModelError
-from tunesmith.recipe import Model
-from tunesmith.recipe_file import load_recipe
-from tunesmith.run import Run, find_run, is_run, require_writable
-from tunesmith.tasks import Task, make_task
-from tunesmith.trained_with import require_same
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-LONGEST = 512  # tokens of an answer, for a model that no run tells more about
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model that can answer."""
-
-    model: PreTrainedModel
-    contract: Contract
-    task: Task
-    max_tokens: int
+from tunesmith.errors import AccessError, ModelError, RowError
+from tunesmith.example import Example
+from tunesmith.opened.model import Opened, open_model
+from tunesmith.opened.place import find_model
+from tunesmith.run import require_writable
 
 
 def predict(
@@ -42,6 +26,7 @@ def predict(
     runs_dir: Path,
     batch: int | Literal["auto"] = "auto",
     max_tokens: int | None = None,
+    engine: str = "auto",
 ) -> dict[str, Any]:
     """Writes a line per row of `rows` to `out`: id, prompt, answer, what the task reads in it, and its problems."""
     require_writable(out)
@@ -49,39 +34,46 @@ def predict(
         raise AccessError(
             "--out is the file of the rows: they would be lost", where=str(out), fix="name another"
         )
-    run = _run_of(model, runs_dir)
-    contract = Contract.load(run.contract_folder) if run else None
-    manner = Manner(labelled=False) if contract is None else _manner(contract, own=run is not None)
-    examples = read_file(rows, manner)  # bad rows are told before a model is loaded
-    served = _load(model, run)
+    place = find_model(model, runs_dir)
+    assert place is not None
+    opened = open_model(place, engine, runs_dir)
+    examples = read_file(rows, _manner(opened))  # bad rows are told before any weights are loaded
     from tunesmith.answers import answer_rows
     from tunesmith.generate.protocol import Decoding
-    from tunesmith.generate.slots import SlotGenerator
 
-    decoding = Decoding(max_tokens=max_tokens or served.max_tokens)
-    generator = SlotGenerator(served.model, slots=batch)
+    decoding = Decoding(max_tokens=max_tokens or opened.decoding.max_tokens)
+    generator = opened.generator(batch, _longest(opened, examples) + decoding.max_tokens)
     with console.progress("predict", total=len(examples), unit="answers") as bar:
         answer_rows(
-            examples, served.contract, generator, served.task, decoding, out, on_done=lambda n: bar.update(n)
+            examples,
+            opened.contract,
+            generator,
+            opened.task(),
+            decoding,
+            out,
+            on_done=lambda n: bar.update(n),
         )
     console.say(f"{len(examples)} answers: {out}")
     return {"out": str(out), "rows": len(examples)}
 
 
-def _run_of(name: str, runs_dir: Path) -> Run | None:
-    """The run that `name` is, or that the merged model `name` lies in; None for any other model."""
-    for folder in (Path(name), Path(name).parent) if Path(name).is_dir() else ():
-        if (folder / "recipe.yaml").is_file() and (folder / "stages.json").is_file():
-            return Run(folder)
-    if name == "latest" or is_run(runs_dir / name):
-        return find_run(name, runs_dir)
-    return None
+def _longest(opened: Opened, examples: Sequence[Example]) -> int:
+    """Tokens of the longest prompt, where the engine has to know before it begins."""
+    longest = 1
+    for row in examples if opened.engine == "llama.cpp" else ():
+        with suppress(RowError):  # told with its row when it is its turn
+            longest = max(longest, len(opened.contract.prompt_ids(row.prompt)))
+    return longest
 
 
-def _manner(contract: Contract, own: bool) -> Manner:
-    """Rows are read as the training rows were. Code named in a folder that may come from elsewhere is not run."""
+def _manner(opened: Opened) -> Manner:
+    """Rows are read as the training rows were. Code named in a folder that comes from elsewhere is not run."""
+    if opened.run is None and not opened.contract.reading:
+        return Manner(labelled=False)
+    contract: Contract = opened.contract
     reading = contract.reading
     processor = reading.get("processor")
+    own = opened.run is not None and not opened.place.foreign
     if processor is not None and not own and processor not in PROCESSORS:
         raise ModelError(
             f"this model's rows were made by {processor}, whose code would run here",
@@ -96,39 +88,3 @@ def _manner(contract: Contract, own: bool) -> Manner:
         columns=reading.get("columns"),
         processor=processor,
     )
-
-
-def _load(name: str, run: Run | None) -> Served:
-    from tunesmith.model.tuned import default_device, load_tuned
-
-    if run is None:
-        return _load_folder(name, None)
-    from tunesmith.view.scored import run_decoding, run_task
-
-    recipe = load_recipe(run.recipe_file)
-    require_same(recipe, run)
-    task, longest = run_task(recipe, run), run_decoding(recipe, run).max_tokens
-    if Path(name).resolve() != run.path.resolve() and (Path(name) / "config.json").is_file():
-        served = _load_folder(name, task)  # the merged model
-        return Served(served.model, served.contract, task, longest)
-    if not any(run.adapter.glob("*.safetensors")):
-        raise ModelError(
-            "this run has no adapter yet", where=str(run.path), fix="tunesmith run RECIPE trains one"
-        )
-    model = load_tuned(recipe, run.adapter, default_device())
-    return Served(model, Contract.load(run.contract_folder), task, longest)
-
-
-def _load_folder(name: str, task: Task | None) -> Served:
-    from tunesmith.model.load import load_model
-    from tunesmith.model.tuned import default_device
-
-    base = resolve(Model(base=name))
-    stored = base.config.get("dtype") or base.config.get("torch_dtype") or "bfloat16"
-    contract = (
-        Contract.load(base.folder)
-        if (base.folder / "contract.json").is_file()
-        else Contract.make(base.tokenizer_folder)
-    )
-    model = load_model(base, dtype=stored, device=default_device())
-    return Served(model, contract, task or make_task("text"), LONGEST)
