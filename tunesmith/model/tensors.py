@@ -83,10 +83,10 @@ class StoredTensors:
 
     def read_all(self, names: Sequence[str], device: torch.device) -> Iterator[Tensor]:
         """The tensors `names` in this order, on `device`: on CUDA read ahead (stream.py), elsewhere one by one."""
-        places = self._places(names) if device.type == "cuda" else None
+        places = self.places(names) if device.type == "cuda" else None
         return (self.read(name).to(device) for name in names) if places is None else stream(places, device)
 
-    def _places(self, names: Sequence[str]) -> list[Place] | None:
+    def places(self, names: Sequence[str]) -> list[Place] | None:
         """Where they lie in their files; None where one is of a type that is not known here."""
         headers = {path: _header(path) for path in {self._path_of[name] for name in names}}
         places = []
