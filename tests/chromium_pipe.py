@@ -18,6 +18,7 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 _KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39}
+_KEYS |= {"ArrowLeft": 37, "Escape": 27}
 _TEXTS = {"Enter": "\r", " ": " "}
 
 
@@ -86,8 +87,12 @@ class Chromium:
 
     def open(self, page: Path) -> None:
         """Until it is loaded."""
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, address: str) -> None:
+        """Until it is loaded. Another fragment of the same page alone loads nothing: set `location.hash`."""
         self.events.clear()
-        self.send("Page.navigate", url=page.resolve().as_uri())
+        self.send("Page.navigate", url=address)
         while not self.seen("Page.loadEventFired"):
             self._keep(self._read(30))
 
@@ -100,6 +105,19 @@ class Chromium:
         got = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in got, got["exceptionDetails"]
         return got["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 20) -> Any:
+        """What the expression gives as soon as that is true."""
+        end = time.monotonic() + seconds
+        while not (found := self.value(expression)):
+            assert time.monotonic() < end, f"never true: {expression}"
+            time.sleep(0.05)
+        return found
+
+    def write(self, selector: str, text: str) -> None:
+        """Into a field, in place of what stands there."""
+        self.value(f"(one => {{ one.focus(); one.select?.(); }})(document.querySelector({selector!r}))")
+        self.send("Input.insertText", text=text)
 
     def press(self, key: str, times: int = 1) -> None:
         """A key, as from a keyboard."""

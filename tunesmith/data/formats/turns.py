@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.row import BadRow, Manner, Row, cell, kind, text_cell
@@ -91,10 +92,11 @@ def instruction(row: Row, manner: Manner) -> Turns:
 
 
 def prompt_completion(row: Row, manner: Manner) -> Turns:
-    """prompt and completion, each a text or a list of turns."""
+    """prompt and completion, each a text or a list of turns; the completion alone is learned."""
     prompt = cell(row, "prompt", manner)
     if isinstance(prompt, list):
-        turns = read_turns(prompt, "prompt", last_may_be_empty=False)
+        asked = read_turns(prompt, "prompt", last_may_be_empty=False)
+        turns = [replace(turn, learned=False) for turn in asked]  # earlier answers are context
     else:
         turns = [Message("user", text_cell(row, "prompt", manner))]
     if turns[0].role != "system":
