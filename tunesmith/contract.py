@@ -129,6 +129,11 @@ class Contract:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """For what looks at single tokens; prompts and answers go through the methods here."""
+        return self._tokenizer
+
+    @property
     def tokenizer_sha256(self) -> str:
         """Hash of tokenizer.json."""
         return hashlib.sha256(self.tokenizer_files["tokenizer.json"]).hexdigest()
