@@ -1,4 +1,4 @@
-"""A live answer is what the batch generator writes for its prompt alone, whatever else is in the batch, and whenever."""
+"""A live answer is what the batch generator writes for its prompt alone, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from live_answers import Ear, alone, differs
 from test_guide import NASTY, guide, random_model
 from test_lora_bank import TUNES, folders  # noqa: F401  # a fixture
@@ -62,7 +61,7 @@ def play(
     held: Mapping[int, Guide] | None = None,
     length: int = 256,
 ) -> Ear:
-    """Request n comes at turn `every` * n // 2; `cancel`: request → turn. padded: steps of more slots, as graphs are."""
+    """Request n comes at turn `every` * n // 2. cancel: request → turn; padded: steps of more slots, as of graphs."""
     session = LiveSession(LiveDecoder(model, slots, length, bank))
     session.overlaps, session.tokens = overlaps, budget
     session.decoder._replays = padded

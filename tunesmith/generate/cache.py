@@ -3,7 +3,8 @@
     cache.keys[layer], cache.values[layer]   [slots, key heads, max_length, head dimension]
 
 `Prefill` is a packed stream of whole prompts that also fills their slots; `Chunk` is a part of one long prompt;
-`Decode` is one token for each of the first N slots. All are contexts of `model.attention`. What all prompts begin with is computed once and copied into each slot.
+`Decode` is one token for each of the first N slots. All are contexts of `model.attention`. What all prompts begin with
+is computed once and copied into each slot.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Session(Generic[State, Work]):
 
     @torch.no_grad()
     def prefill_chunk(self, slot: int, ids: Sequence[int], before: int, whole: bool = False) -> Tensor:
-        """Tokens `before` and on of a prompt that is in `slot` as far as that: logits behind the last, or behind all."""
+        """Tokens `before` and on of a prompt that `slot` has up to there: logits behind the last, or behind all."""
         decoder = self.decoder
         positions_T = torch.arange(before, before + len(ids), device=decoder.device)
         slots_T = torch.full_like(positions_T, slot)
