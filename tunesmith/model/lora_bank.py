@@ -104,7 +104,7 @@ class LoraBank:
         """[T, R] for a layer; None outside `use`."""
         return self._gains.get(layout)
 
-    def _attach(self, model: nn.Module, name: str, parts: Mapping[int, StoredPair]) -> None:
+    def _attach(self, model: PreTrainedModel, name: str, parts: Mapping[int, StoredPair]) -> None:
         holder, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
         found = getattr(holder, leaf)
         base = FrozenLinear.over(found) if isinstance(found, nn.Linear) else found
@@ -113,7 +113,7 @@ class LoraBank:
         like = next(base.buffers())
         if layout not in self._tables:
             self._tables[layout] = _table(layout, len(self.names), model.dtype).to(like.device)
-        dtype: torch.dtype = model.dtype
+        dtype = model.dtype
         A_RI = torch.cat([pair.A for pair in parts.values()]).to(like.device, dtype)
         B_OR = torch.cat([pair.B for pair in parts.values()], dim=1).to(like.device, dtype)
         setattr(holder, leaf, BankLinear(self, layout, base, A_RI, B_OR))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tunesmith import console
 from tunesmith.base import Base, resolve
@@ -36,6 +36,14 @@ CONTEXT = 8192  # tokens of a prompt and its answer, where nobody says; less whe
 SLOTS = 8  # answers side by side in llama.cpp, where nobody says
 
 
+class Measured(NamedTuple):
+    """What a run tells of how its answers were scored."""
+
+    recipe: Recipe
+    decoding: Decoding
+    schema: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model that is there and fits together; nothing of its weights is in memory yet."""
@@ -57,17 +65,20 @@ class Opened:
 
     def task(self) -> Task:
         """The task of its run; `text` for any other model."""
-        if self.recipe is None or self.run is None or not (self.run.data / "train.jsonl").is_file():
+        if self.recipe is None or self.run is None:
             return make_task("text")
-        if self.place.foreign:  # the names of tasks are known; code that it names, or a file, is left alone
-            named = self.recipe.evaluate.task
-            return make_task("text") if ":" in named else make_task(named, None, training_answers(self.run))
-        return run_task(self.recipe, self.run)
+        return _task(self.recipe, self.run, self.place.foreign)
 
     def schema(self) -> Mapping[str, Any] | None:
         """The JSON schema of that task, where it has one."""
-        found: Mapping[str, Any] | None = getattr(self.task(), "schema", None)
-        return found
+        return _schema(self.task())
+
+    def created(self) -> int:
+        """When its weights were written; seconds since 1970."""
+        files = [self.place.path] if self.base is None else self.base.weight_files
+        if self.adapter is not None:
+            files = sorted(self.adapter.glob("*.safetensors"))
+        return max((int(path.stat().st_mtime) for path in files), default=0)
 
     def bytes(self) -> int:
         """Of the weights, on disk."""
@@ -143,7 +154,7 @@ class Opened:
 
 def open_model(place: Place, engine: str = "auto", runs_dir: Path = Path("runs")) -> Opened:
     """Looks through the model's files. AccessError, ModelError, SetupError: what is wrong and what to type next."""
-    chosen = _chosen(engine)
+    chosen = chosen_engine(engine)
     if place.kind == "gguf" or (place.kind == "run" and chosen == "llama.cpp"):
         return _open_gguf(place, chosen)
     if chosen == "llama.cpp":
@@ -162,8 +173,8 @@ def open_model(place: Place, engine: str = "auto", runs_dir: Path = Path("runs")
     return _open_folder(place, engine_, base)
 
 
-def _chosen(engine: str) -> Engine | None:
-    """None: auto."""
+def chosen_engine(engine: str) -> Engine | None:
+    """None: auto. SetupError for a name that none has."""
     for one in ENGINES:
         if engine == one:
             return one
@@ -191,7 +202,7 @@ def _open_run(place: Place, engine: Engine) -> Opened:
         adapter = run.adapter
         require_own_base(adapter, base)
     return Opened(
-        run.name, place, engine, Contract.load(run.contract_folder), _decoding(recipe, run), recipe, run, base,
+        place.name, place, engine, Contract.load(run.contract_folder), _decoding(recipe, run), recipe, run, base,
         adapter, recipe.model.quantize, recipe.model.dtype,
     )  # fmt: skip
 
@@ -252,6 +263,26 @@ def _only_gguf(place: Place) -> Path:
             else f"export: {{gguf: [Q8_0]}} in its recipe, then: tunesmith export {run.path}",
         )
     return files[0]
+
+
+def measured(run: Run) -> Measured:
+    """Decoding and schema of a run of this machine. RunChanged where its recipe is not the trained one."""
+    recipe = _recipe(run)
+    return Measured(recipe, _decoding(recipe, run), _schema(_task(recipe, run, foreign=False)))
+
+
+def _task(recipe: Recipe, run: Run, foreign: bool) -> Task:
+    if not (run.data / "train.jsonl").is_file():
+        return make_task("text")
+    if foreign:  # the names of tasks are known; code that it names, or a file, is left alone
+        named = recipe.evaluate.task
+        return make_task("text") if ":" in named else make_task(named, None, training_answers(run))
+    return run_task(recipe, run)
+
+
+def _schema(task: Task) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = getattr(task, "schema", None)
+    return found
 
 
 def _recipe(run: Run) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Literal
 from tunesmith.errors import AccessError, ModelError
 from tunesmith.lookup import nearest
 from tunesmith.run import Run, find_run, is_run, runs_in
-from tunesmith.store.fetched import OnBytes, fetched
+from tunesmith.store.fetched import OnBytes, fetched, folder_name
 from tunesmith.store.s3 import is_s3
 
 Kind = Literal["run", "folder", "gguf", "hub"]
@@ -73,6 +73,11 @@ def find_model(
             "there is no such folder or file", where=asked, fix=f"check the path{_hint(asked, runs_dir)}"
         )
     return Place("hub", asked, path, foreign=True)
+
+
+def address_name(asked: str) -> str:
+    """How requests say a model of S3 before it is here."""
+    return folder_name(asked.rpartition("/")[2].removesuffix(".gguf"))
 
 
 def unknown(place: Place, error: AccessError, runs_dir: Path) -> AccessError:

@@ -1,6 +1,6 @@
 """A model that lies in S3, fetched into the cache: whole and checked, or not there.
 
-    $XDG_CACHE_HOME/tunesmith/s3/NAME-HASH/       (~/.cache where XDG_CACHE_HOME is not set)
+    $XDG_CACHE_HOME/tunesmith/s3/HASH/NAME/       (~/.cache where XDG_CACHE_HOME is not set)
 
 HASH stands for the address and the content that S3 tells (names, sizes, ETags): what changes there is fetched anew into
 a folder of its own. Files come into a hidden folder beside it, are compared with SHA256SUMS where that lies there, and
@@ -30,7 +30,9 @@ from tunesmith.store.s3 import S3, Found
 SUMS = "SHA256SUMS"
 # never code, never pickles
 MODEL = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", SUMS, "README.md")
-RUN = ("*.json", "recipe.yaml", "adapter/*", "tokenizer/*", "data/*")
+RUN = ("*.json", "recipe.yaml", "data/*", "tokenizer/*.json", "tokenizer/*.jinja", "tokenizer/tokenizer.model", *(
+    f"adapter/{one}" for one in MODEL
+))  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _AT_ONCE = 4  # files
 _LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>.+)")
@@ -49,9 +51,8 @@ class _Wanted(NamedTuple):
     @property
     def folder(self) -> Path:
         told = [self.store.address, *([one.name, one.size, one.etag] for one in self.files)]
-        return (
-            cache_home() / "s3" / f"{self.name}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
-        )
+        content = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+        return cache_home() / "s3" / content / self.name
 
 
 def cache_home() -> Path:
@@ -85,7 +86,7 @@ def _file(address: str, name: str) -> _Wanted:
         raise AccessError("there is no such object", where=address, fix=_spelling(store.address))
     beside = [one for one in map(store.find, (SUMS, "contract.json", "tokenizer.json")) if one]
     beside += [one for one in map(store.find, ("tokenizer_config.json", "special_tokens_map.json")) if one]
-    return _Wanted(store, name.removesuffix(".gguf"), tuple(sorted([found, *beside])))
+    return _Wanted(store, folder_name(name.removesuffix(".gguf")), tuple(sorted([found, *beside])))
 
 
 def _folder(address: str) -> _Wanted:
@@ -106,7 +107,7 @@ def _folder(address: str) -> _Wanted:
         raise AccessError(
             "there is no model here", where=address, fix=f"{_spelling(address)}; or name a .gguf file"
         )
-    return _Wanted(store, _safe(store.prefix.rpartition("/")[2] or store.bucket), tuple(sorted(files)))
+    return _Wanted(store, folder_name(store.prefix.rpartition("/")[2] or store.bucket), tuple(sorted(files)))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -196,7 +197,8 @@ def _inside(name: str, address: str) -> str:
     return name
 
 
-def _safe(name: str) -> str:
+def folder_name(name: str) -> str:
+    """The last part of an address as a folder of the cache."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
 
 

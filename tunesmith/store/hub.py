@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import cast
 
 from tunesmith.errors import AccessError, OutOfRoom
@@ -35,6 +37,57 @@ def fetch(
             )
         )
     return folder, folder.name
+
+
+@contextmanager
+def watched(repository: str, on_bytes: Callable[[int, int], None]) -> Iterator[None]:
+    """Within, `on_bytes` hears twice a second how many bytes of how many of a model that is fetched are there.
+
+    Nothing is told of an empty name, nor where the hub does not say how much there is.
+    """
+    total = _model_bytes(repository) if repository else 0
+    if not total:
+        yield
+        return
+    from huggingface_hub import constants
+
+    blobs = Path(constants.HF_HUB_CACHE) / ("models--" + repository.replace("/", "--")) / "blobs"
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            on_bytes(min(total, _folder_bytes(blobs)), total)
+
+    thread = Thread(target=watch, name="fetched bytes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _model_bytes(repository: str) -> int:
+    """Of the files that `fetch` wants; 0 where the hub can't be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi(token=secret("HF_TOKEN")).model_info(repository, files_metadata=True, timeout=10)
+    except Exception:  # the fetch itself says what is wrong
+        return 0
+    return sum(
+        one.size or 0
+        for one in info.siblings or ()
+        if any(fnmatch(one.rfilename, pattern) for pattern in MODEL_FILES)
+    )
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):  # renamed meanwhile
+            total += path.stat().st_size
+    return total
 
 
 @lru_cache(maxsize=64)
