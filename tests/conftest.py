@@ -47,5 +47,8 @@ def llama_cpp() -> Iterator[Any]:
     yield require_llama_cpp()
     from llama_cpp import _utils
 
-    for file in (_utils.outnull_file, _utils.errnull_file):  # it leaves them open, which Python warns of at its end
+    for file in (
+        _utils.outnull_file,
+        _utils.errnull_file,
+    ):  # it leaves them open, which Python warns of at its end
         file.close()

@@ -32,7 +32,11 @@ from tunesmith.starter import reports
 
 GREEDY = Decoding(max_tokens=40)
 NOISE = 2e-3  # logits of an F32 file against transformers in fp32, and of two batch sizes; measured 2e-4
-SCHEMA = {"type": "object", "properties": {"site": {"type": "string", "enum": ["lung", "none"]}}, "required": ["site"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"site": {"type": "string", "enum": ["lung", "none"]}},
+    "required": ["site"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,9 @@ def test_answers_hardly_depend_on_their_company(
     worst = 0.0
     for a, b in zip(alone, other, strict=True):
         assert a.token_logprobs[0] == b.token_logprobs[0]  # prompts go through alone: bit for bit
-        for x, y, one, two in zip([*a.ids, -1], [*b.ids, -1], a.token_logprobs, b.token_logprobs, strict=False):
+        for x, y, one, two in zip(
+            [*a.ids, -1], [*b.ids, -1], a.token_logprobs, b.token_logprobs, strict=False
+        ):
             if x != y:
                 break
             worst = max(worst, abs(one - two))
@@ -220,7 +226,10 @@ def test_output_that_is_not_finite_ends_the_call(
     files: Path, tmp_path: Path, contract: Contract, prompts: list[list[int]]
 ) -> None:
     broken = changed(files / "f32.gguf", tmp_path / "nan.gguf", "output_norm.weight", lambda x: x * np.nan)
-    with LlamaModel.open(broken, context=512, slots=2) as model, pytest.raises(NotFinite, match=r"prompt \d+"):
+    with (
+        LlamaModel.open(broken, context=512, slots=2) as model,
+        pytest.raises(NotFinite, match=r"prompt \d+"),
+    ):
         list(LlamaGenerator(model).generate(prompts[:3], GREEDY, contract.stop_ids))
 
 
@@ -278,7 +287,9 @@ def test_adapter_of_another_base_is_refused(files: Path, llama_cpp: Any, tmp_pat
         LlamaModel.open(own, context=256, slots=1)
     with pytest.raises(ModelError, match="holds a model and no adapter"):
         LlamaModel.open(files / "f32.gguf", adapter=files / "f16.gguf", context=256, slots=1)
-    with pytest.raises(ModelError, match=r"another base: blk\.\d\.attn_\w\.weight\.lora_\w has \d+ where the model has"):
+    with pytest.raises(
+        ModelError, match=r"another base: blk\.\d\.attn_\w\.weight\.lora_\w has \d+ where the model has"
+    ):
         LlamaModel.open(files / "f32.gguf", adapter=wrong, context=256, slots=1)
 
 

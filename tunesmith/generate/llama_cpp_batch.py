@@ -52,7 +52,9 @@ class LlamaGenerator:
                     fix="shorten the prompt, or lower evaluate.decoding.max_tokens",
                 )
         numbers = [(i, sample) for i in range(len(prompts)) for sample in range(decoding.samples)]
-        jobs = deque(sorted((one for one in numbers if one not in done), key=lambda one: -len(prompts[one[0]])))
+        jobs = deque(
+            sorted((one for one in numbers if one not in done), key=lambda one: -len(prompts[one[0]]))
+        )
         with self.model.lock:
             slots = LlamaSlots(self.model)
             written: dict[int, list[LiveToken]] = {}
@@ -80,7 +82,12 @@ class LlamaGenerator:
 
 
 def _writing(
-    ticket: int, prompt: Sequence[int], decoding: Decoding, stops: frozenset[int], key: int, guide: Guide | None
+    ticket: int,
+    prompt: Sequence[int],
+    decoding: Decoding,
+    stops: frozenset[int],
+    key: int,
+    guide: Guide | None,
 ) -> Writing:
     return Writing(
         ticket, prompt, decoding.max_tokens, stops, decoding.temperature, decoding.top_p, key, guide=guide

@@ -23,22 +23,16 @@ from tunesmith.templates import choose_template
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
-# as the models' own tokenizer.json write them
+# as the models' own tokenizer.json write them; not tekken (Mistral Nemo), whose marks llama.cpp cuts otherwise
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _CUTS: dict[str, str] = {
     "llama-bpe": rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}",
     "qwen2": rf"{_LETTERS}|\p{{N}}|{_REST}",
-    "tekken": _TEKKEN,
     "gpt-2": "",  # the byte-level rule's own
 }
 _SAME = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
-_WHOLE_WORDS = {"llama-bpe", "tekken"}  # a word that is a token is taken whole
+_WHOLE_WORDS = {"llama-bpe"}  # a word that is a token is taken whole
 _COMPOSED = {"qwen2"}  # Unicode's form C before all else
 
 NASTY = (
@@ -168,7 +162,12 @@ def _tokenizer(file: GgufFile, tokens: list[str], cut: str) -> Mapping[str, Any]
         for one, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind not in (_CONTROL, _USER_DEFINED, _UNUSED)
     }
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not _CUTS[cut]}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": not _CUTS[cut],
+    }
     split = {"type": "Split", "pattern": {"Regex": _CUTS[cut]}, "behavior": "Isolated", "invert": False}
     merges = file.metadata.get("tokenizer.ggml.merges") or []
     return {
@@ -177,7 +176,9 @@ def _tokenizer(file: GgufFile, tokens: list[str], cut: str) -> Mapping[str, Any]
         "padding": None,
         "added_tokens": added,
         "normalizer": {"type": "NFC"} if cut in _COMPOSED else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]} if _CUTS[cut] else byte_level,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}
+        if _CUTS[cut]
+        else byte_level,
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
@@ -200,7 +201,10 @@ def _require_same_ids(file: GgufFile, contract: Contract) -> None:
     texts = [*NASTY, prompt]
     for text, theirs in zip(texts, tokens_by_llama_cpp(file.path, texts), strict=True):
         if (ours := contract.tokens_of(text)) != theirs:
-            at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                min(len(ours), len(theirs)),
+            )
             raise ModelError(
                 f"the tokenizer made of the file gives other ids than llama.cpp, from token {at} of {text[:40]!r} on",
                 where=str(file.path),

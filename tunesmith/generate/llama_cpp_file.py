@@ -17,7 +17,19 @@ from tunesmith.errors import AccessError, ModelError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 _DEEPEST = 2  # arrays of arrays; nobody writes them deeper
 
@@ -63,7 +75,9 @@ def read_gguf(path: Path) -> GgufFile:
                 return _Reader(path, content).read()
     except OSError as error:
         raise AccessError(
-            f"the GGUF file can't be read: {error.strerror}", where=str(path), fix="check the path and its rights"
+            f"the GGUF file can't be read: {error.strerror}",
+            where=str(path),
+            fix="check the path and its rights",
         ) from None
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.generate.guide import SchemaGuide
-from tunesmith.generate.llama_cpp_model import LlamaModel
 from tunesmith.generate.llama_cpp_contract import contract_of_gguf
+from tunesmith.generate.llama_cpp_model import LlamaModel
 from tunesmith.generate.llama_cpp_slots import LlamaSlots, Writing
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
 from tunesmith.generate.sampling import stream_key
@@ -75,7 +75,9 @@ class LiveLlama:
         )
         with self._changed:
             if self._closing:
-                raise ModelError("the model is being closed", fix="load it again")
+                raise ModelError("the model is being unloaded", fix="ask again: it is loaded anew")
+            if ticket in self._known:
+                raise ValueError(f"ticket {ticket} is in use")
             self._known.add(ticket)
             self._waiting.append(one)
             self._changed.notify()
@@ -97,30 +99,31 @@ class LiveLlama:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self.model.close()
 
     # ---- inside
 
     def _require_answerable(self, request: LiveRequest) -> None:
-        if request.adapter:
-            raise ModelError(f"the model has no adapter {request.adapter!r}", where=str(self.model.path))
-        if not request.prompt:
-            raise ModelError("the prompt is empty", where="prompt", fix="give it a token at least")
-        if len(request.prompt) + request.max_tokens > self.room:
+        count, width = len(request.prompt), self.model.width
+        if not count:
+            raise ModelError("the prompt is empty", fix="send at least one token")
+        if count + request.max_tokens > self.room:
             raise ModelError(
-                f"the prompt has {len(request.prompt)} tokens, with {request.max_tokens} for the answer more than the "
+                f"the prompt has {count} tokens, with {request.max_tokens} for the answer more than the "
                 f"{self.room} that there is room for",
-                where="max_tokens",
-                fix="shorten the prompt, or ask for a shorter answer",
+                fix="shorten the prompt, or ask for fewer tokens",
             )
-        if (strange := max(request.prompt)) >= self.model.width or min(request.prompt) < 0:
+        if min(request.prompt) < 0 or max(request.prompt) >= width:
+            raise ModelError(f"the prompt has ids beyond the model's {width} tokens")
+        if request.max_tokens < 0 or not 0 <= request.temperature < float("inf"):
+            raise ModelError("max_tokens and temperature may not be negative")
+        if not 0 <= request.top_p <= 1 or not 0 <= request.top <= width:
+            raise ModelError(f"top_p is from 0 to 1, and there are {width} tokens to be told")
+        if request.adapter:
             raise ModelError(
-                f"the prompt holds the id {strange if strange >= self.model.width else min(request.prompt)}; the "
-                f"model has {self.model.width} tokens",
-                where="prompt",
-                fix="encode it with the model's own tokenizer",
+                f"there is no adapter {request.adapter!r}: a GGUF model is loaded with its adapter"
             )
 
     def _guide(self, request: LiveRequest) -> SchemaGuide:
@@ -139,22 +142,28 @@ class LiveLlama:
             return made
 
     def _run(self, deliver: Deliver) -> None:
-        with self.model.lock:
-            slots = LlamaSlots(self.model)
-            while True:
-                with self._changed:
-                    while not (self._waiting or slots.active or self._cancelled or self._closing):
-                        self._changed.wait()
-                    events = self._admit(slots)
-                    if self._closing:
-                        events += self._end_all(slots, "cancelled", None)
-                if not events or slots.active:
-                    events += self._step(slots)
-                self._count(slots, events)
-                if events:
-                    deliver(events)
-                if self._closing and not slots.active:
-                    return
+        try:
+            with self.model.lock:
+                self._work(LlamaSlots(self.model), deliver)
+        finally:
+            with self._changed:
+                self._closing = True
+
+    def _work(self, slots: LlamaSlots, deliver: Deliver) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or slots.active or self._cancelled or self._closing):
+                    self._changed.wait()
+                events = self._admit(slots)
+                if self._closing:
+                    events += self._end_all(slots, "cancelled", None)
+            if not events or slots.active:
+                events += self._step(slots)
+            self._count(slots, events)
+            if events:
+                deliver(events)
+            if self._closing and not slots.active:
+                return
 
     def _admit(self, slots: LlamaSlots) -> list[TokenEvent]:
         """Ends what was cancelled, and gives free slots to those that wait."""
@@ -165,7 +174,9 @@ class LiveLlama:
                 if one.ticket in cancelled:
                     slots.drop(one)
                     events.append(TokenEvent(one.ticket, end="cancelled"))
-            events += [TokenEvent(one.ticket, end="cancelled") for one in self._waiting if one.ticket in cancelled]
+            events += [
+                TokenEvent(one.ticket, end="cancelled") for one in self._waiting if one.ticket in cancelled
+            ]
             self._waiting = deque(one for one in self._waiting if one.ticket not in cancelled)
         while self._waiting and slots.free:
             one = self._waiting.popleft()

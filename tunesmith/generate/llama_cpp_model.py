@@ -279,7 +279,7 @@ def _require_adapter_of(model: GgufFile, adapter: GgufFile) -> None:
                 where=f"{adapter.path}, over {model.path}",
                 fix="use the GGUF of the base that the adapter was trained on",
             )
-        elif dot and part in ("lora_a", "lora_b"):
+        if dot and part in ("lora_a", "lora_b"):
             raise ModelError(
                 f"this adapter is of another base: the model has no tensor {base}",
                 where=f"{adapter.path}, over {model.path}",

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tunesmith.errors import NotFinite
+from tunesmith.errors import NotFinite, TunesmithError
 from tunesmith.generate.llama_cpp_model import BATCH, LlamaModel
 from tunesmith.generate.protocol import Guide, LiveToken, TokenEvent
 from tunesmith.generate.sampling import choose, choose_each
 
 NAN = float("nan")
+End = Literal["", "stop", "length", "cancelled", "failed"]
 
 
 @dataclass(eq=False)
@@ -148,45 +149,55 @@ class LlamaSlots:
         ]
 
     def _choose(self, rows: list[Writing], logits_NV: Tensor) -> list[TokenEvent]:
-        held_NV = _held(rows, logits_NV)
+        held_NV, refused = _held(rows, logits_NV)
         tokens, logprobs = _chosen(rows, logits_NV, held_NV)
-        most = max(one.top for one in rows)
-        tops = _tops(logits_NV, most)
+        tops = _tops(logits_NV, max(one.top for one in rows))
         events = []
-        for one, token, logprob, top in zip(rows, tokens, logprobs, tops, strict=True):
-            if math.isnan(logprob):
-                error = NotFinite(
-                    "the model's output is not finite",
-                    where=str(self.model.path),
-                    fix="export the model in another type: F16 overflows on some models, BF16 does not",
-                )
+        for row, (one, token, logprob, top) in enumerate(zip(rows, tokens, logprobs, tops, strict=True)):
+            error = refused.get(row) or (self._not_finite() if math.isnan(logprob) else None)
+            if error is not None:
                 self.drop(one)
                 events.append(TokenEvent(one.ticket, end="failed", error=error))
                 continue
             if one.guide is not None:
                 one.guide.accept([one.state], [token])
             one.last, one.count = token, one.count + 1
-            end = "stop" if token in one.stop_ids else "length" if one.count >= one.max_tokens else ""
+            end: End = "stop" if token in one.stop_ids else "length" if one.count >= one.max_tokens else ""
             if end:
                 self.drop(one)
             events.append(TokenEvent(one.ticket, LiveToken(token, logprob, top[: one.top]), end=end))
         return events
 
+    def _not_finite(self) -> NotFinite:
+        return NotFinite(
+            "the model's output is not finite",
+            where=str(self.model.path),
+            fix="export the model in another type: F16 overflows on some models, BF16 does not",
+        )
 
-def _held(rows: Sequence[Writing], logits_NV: Tensor) -> Tensor | None:
-    """The logits with -inf at what the answers' grammars forbid; None where no answer has one."""
+
+def _held(rows: Sequence[Writing], logits_NV: Tensor) -> tuple[Tensor | None, dict[int, Exception]]:
+    """The logits with -inf at what the answers' grammars forbid (None where no answer has one), and which grammars fail."""
     by_guide: dict[int, list[int]] = {}
     for row, one in enumerate(rows):
         if one.guide is not None:
             by_guide.setdefault(id(one.guide), []).append(row)
+    refused: dict[int, Exception] = {}
     if not by_guide:
-        return None
+        return None, refused
     held_NV = logits_NV.clone()
     for members in by_guide.values():
         guide = rows[members[0]].guide
         assert guide is not None
-        held_NV[members] = guide.hold([rows[row].state for row in members], logits_NV[members])
-    return held_NV
+        try:
+            held_NV[members] = guide.hold([rows[row].state for row in members], logits_NV[members])
+        except TunesmithError:  # one answer's grammar has failed: the others go on
+            for row in members:
+                try:
+                    held_NV[row] = guide.hold([rows[row].state], logits_NV[row : row + 1])[0]
+                except TunesmithError as error:
+                    refused[row] = error
+    return held_NV, refused
 
 
 def _chosen(
