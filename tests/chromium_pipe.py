@@ -106,13 +106,12 @@ class Chromium:
         assert "exceptionDetails" not in got, got["exceptionDetails"]
         return got["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 20) -> Any:
-        """What the expression gives as soon as that is true."""
+    def until(self, expression: str, seconds: float = 20) -> None:
+        """Waits until the expression is true, or an element."""
         end = time.monotonic() + seconds
-        while not (found := self.value(expression)):
+        while not self.value(f"Boolean({expression})"):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.05)
-        return found
 
     def write(self, selector: str, text: str) -> None:
         """Into a field, in place of what stands there."""

@@ -16,7 +16,8 @@ export class Chart {
     this.key = h("span", { class: "key" }, about);
     this.keys = h("span", { class: "key" });
     this.read = h("span", { class: "read" });
-    const switched = log ? h("label", {}, h("input", { type: "checkbox", onchange: event => { this.log = event.target.checked; this.draw(); } }), " log scale") : null;
+    this.logBox = log ? h("input", { type: "checkbox", onchange: event => this.choose(event.target.checked) }) : null;
+    const switched = log ? h("label", {}, this.logBox, " log scale") : null;
     this.plot = h("div", { class: "plot", tabindex: "0", role: "group", "aria-label": title, onkeydown: event => this.keyed(event),
       onpointermove: event => this.pointed(event), onpointerdown: event => this.pointed(event), onpointerleave: () => this.leave(), onblur: () => this.leave() });
     this.box = h("figure", { class: `chart${big ? " big" : ""}` }, h("figcaption", {}, h("b", {}, title), this.key, this.keys, switched, this.read), this.plot);
@@ -28,9 +29,16 @@ export class Chart {
     this.steps = Math.max(steps || 0, ...this.series.map(one => one.points.at(-1)[0]), 1);
     put(this.keys, this.series.length > 1 ? this.series.map(one => h("span", { class: "key" }, swatch(one), `${one.name} `)) : null);
     this.box.hidden = this.series.length === 0;
+    if (this.logBox && !this.chosen) this.log = this.logBox.checked = wide(this.series);
     this.draw();
     if (this.at !== null) this.readAt(this.at);
     else this.tellLast();
+  }
+
+  choose(log) {
+    this.chosen = true;
+    this.log = log;
+    this.draw();
   }
 
   draw() {
@@ -115,6 +123,12 @@ export class Chart {
     const told = this.series.map(one => `${one.name} ${this.words(one.points.at(-1)[1])}`);
     this.read.textContent = this.series.length ? `last: ${told.join(", ")}` : "";
   }
+}
+
+/** Whether values differ so much that an even scale would press most of them onto the axis. */
+function wide(series) {
+  const values = series.flatMap(one => one.points.map(point => point[1])).filter(value => value > 0);
+  return values.length > 2 && Math.max(...values) > 100 * Math.min(...values);
 }
 
 function swatch(one) {

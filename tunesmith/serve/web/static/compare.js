@@ -4,7 +4,7 @@ import { get } from "/web/api.js";
 import { Chart } from "/web/chart.js";
 import { lossLines } from "/web/curves.js";
 import { h, put, say, trouble } from "/web/dom.js";
-import { number, signed } from "/web/words.js";
+import { number, score, signedScore } from "/web/words.js";
 
 export class CompareView {
   constructor(names) {
@@ -50,7 +50,7 @@ export class CompareView {
 }
 
 function findings(told) {
-  return [h("ul", { class: "found" }, told.findings.map(text => h("li", {}, text))),
+  return [h("ul", { class: "found" }, told.findings.map(text => h("li", {}, typed(text)))),
     h("p", { class: "note" }, `${number(told.rows)} rows of ${number(told.documents)} documents, the same in all runs; 95 % intervals by document.`)];
 }
 
@@ -60,8 +60,8 @@ function scores(told) {
   names.sort((a, b) => (b === told.metric) - (a === told.metric) || a.includes(":") - b.includes(":"));
   const pair = one => (told.comparisons.length === 1 ? "difference" : `${one.second} − ${one.first}`);
   const row = name => h("tr", {}, h("th", { scope: "row" }, name),
-    columns.map(column => h("td", {}, short(told.scores[column][name].value))),
-    told.comparisons.map(one => h("td", {}, signed(rounded(one.differences[name].value)), " ", h("span", { class: "note" }, range(one.differences[name])))));
+    columns.map(column => h("td", {}, score(told.scores[column][name].value))),
+    told.comparisons.map(one => h("td", {}, signedScore(one.differences[name].value), " ", h("span", { class: "note" }, range(one.differences[name])))));
   const whole = list => table(["Metric", ...columns, ...told.comparisons.map(pair)], list.map(row), "Scores");
   const main = names.filter(name => !name.includes(":")), fields = names.filter(name => name.includes(":"));
   return [h("h2", {}, "Scores"), whole(main),
@@ -71,17 +71,18 @@ function scores(told) {
 function slices(told, one) {
   if (!one.slices.length) return null;
   const rows = one.slices.map(part => h("tr", {}, h("th", { scope: "row" }, `${part.slice}: ${part.value}${part.small ? " *" : ""}`),
-    h("td", {}, number(part.rows)), h("td", {}, short(part.first.value)), h("td", {}, short(part.second.value)),
-    h("td", {}, signed(rounded(part.difference.value)), " ", h("span", { class: "note" }, range(part.difference)))));
+    h("td", {}, number(part.rows)), h("td", {}, score(part.first.value)), h("td", {}, score(part.second.value)),
+    h("td", {}, signedScore(part.difference.value), " ", h("span", { class: "note" }, range(part.difference)))));
   return [h("h2", {}, `Slices by ${told.metric}: ${one.second} against ${one.first}`),
     table(["Slice", "Rows", one.first, one.second, "Difference"], rows, "Slices"), h("p", { class: "note" }, "* too few rows or documents to say much.")];
 }
 
 function table(heads, rows, name) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name },
-    h("table", {}, h("thead", {}, h("tr", {}, heads.map(head => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)));
+    h("table", { class: "figures" }, h("thead", {}, h("tr", {}, heads.map(head => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)));
 }
 
-const rounded = value => (value === null ? null : Number(value.toFixed(4)));
-const short = value => (value === null ? "–" : number(rounded(value)));
-const range = by => (by.low === null ? "" : `${signed(rounded(by.low))} to ${signed(rounded(by.high))}`);
+const range = by => (by.low === null ? "" : `(${signedScore(by.low)} to ${signedScore(by.high)})`);
+
+/** What stands between backticks as code. */
+const typed = text => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));

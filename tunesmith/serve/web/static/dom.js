@@ -18,13 +18,18 @@ function filled(made, attributes, children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, String(value));
   }
-  made.append(...children.flat().filter(one => one !== null && one !== undefined && one !== false));
+  made.append(...present(children));
   return made;
+}
+
+/** What is there of nested lists of nodes and texts. */
+function present(children) {
+  return children.flat(Infinity).filter(one => one !== null && one !== undefined && one !== false);
 }
 
 /** Takes what is in `place` away and puts other nodes there. */
 export function put(place, ...children) {
-  place.replaceChildren(...children.flat().filter(one => one !== null && one !== undefined && one !== false));
+  place.replaceChildren(...present(children));
   return place;
 }
 

@@ -2,7 +2,7 @@
 
 import { byId, h, put } from "/web/dom.js";
 
-const PROBLEMS = { missing: "missing", extra: "not in the schema", type: "wrong type", enum: "not one of the allowed", other: "breaks the schema" };
+const PROBLEMS = { missing: "field left out", extra: "not in the schema", type: "wrong type", enum: "not one of the allowed", other: "breaks the schema" };
 const VERDICTS = {
   match: ["good", "right"], null: ["good", "rightly empty"], partly: ["warn", "partly right"], wrong: ["bad", "wrong"],
   missed: ["bad", "missed"], hallucinated: ["bad", "not in the gold"], unparsed: ["bad", "unread"],
@@ -33,7 +33,7 @@ function notes(told, models, row, gold) {
   });
   const differ = told.fields.filter(line => line.differ).length;
   if (models.length > 1 && told.fields.length) {
-    made.push(differ ? `${differ} of ${told.fields.length} fields differ between the answers: they are shaded.` : "Both answers say the same.");
+    made.push(differ ? `${differ} of ${told.fields.length} fields differ between the answers: they are marked.` : "Both answers say the same.");
   }
   if (!told.schema && told.answers.some(one => one.json)) made.push("No schema is known for this model, so only the answers are compared.");
   return made.map(text => h("span", { class: "why" }, text));

@@ -1,7 +1,7 @@
 // Good, bad, or what it should have been: one judgement of one answer, kept by the server at once.
 
 import { post } from "/web/api.js";
-import { h, put, say, trouble } from "/web/dom.js";
+import { h, put, say, svg, trouble } from "/web/dom.js";
 
 const KEPT = {
   train: "Kept as a row to train on.",
@@ -12,8 +12,8 @@ const KEPT = {
 export class Judge {
   constructor(onKept) {
     this.onKept = onKept;
-    this.good = h("button", { type: "button", class: "good", "aria-pressed": "false", onclick: () => this.vote("good") }, "👍 Good");
-    this.bad = h("button", { type: "button", class: "bad", "aria-pressed": "false", onclick: () => this.vote("bad") }, "👎 Bad");
+    this.good = h("button", { type: "button", class: "good", "aria-pressed": "false", onclick: () => this.vote("good") }, thumb(false), "Good");
+    this.bad = h("button", { type: "button", class: "bad", "aria-pressed": "false", onclick: () => this.vote("bad") }, thumb(true), "Bad");
     this.edit = h("button", { type: "button", "aria-expanded": "false", onclick: () => this.open() }, "Correct it");
     this.told = h("div", { class: "note told", role: "status" });
     this.text = h("textarea", { rows: "6", dir: "auto", "aria-label": "Corrected answer" });
@@ -83,6 +83,12 @@ export class Judge {
     this.bad.setAttribute("aria-pressed", String(this.verdict === "bad"));
     this.edit.textContent = this.corrected === null || this.corrected === undefined ? "Correct it" : "Change the correction";
   }
+}
+
+/** A thumb, up or down; no font has to know it. */
+function thumb(down) {
+  const shape = "M1.5 7h3v7h-3zM6 7l2.6-5.2c1.2 0 1.9.9 1.7 2L9.8 6.4h3.4c.9 0 1.5.8 1.3 1.7l-1.1 4.6c-.2.8-.8 1.3-1.6 1.3H6z";
+  return svg("svg", { class: "thumb", viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: shape, transform: down ? "rotate(180 8 8)" : null }));
 }
 
 /** A name that no other answer has; randomUUID is not there without TLS. */

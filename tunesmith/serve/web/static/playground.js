@@ -160,16 +160,19 @@ async function ask(follow) {
   say(answers.map(one => one.said).join(" "));
   if (done.length) await check(done, row);
   await look();
-  if (follow || !row) byId("prompt").select();
 }
 
 function stop() {
   page.asking?.stop.abort();
 }
 
+/** A button that can't be used loses the keyboard's place: it is handed on first. */
 function busy(on) {
-  byId("go").disabled = on;
-  byId("halt").disabled = !on;
+  const [from, to] = on ? ["go", "halt"] : ["halt", "go"];
+  const here = document.activeElement === byId(from) || document.activeElement === byId("follow");
+  byId(to).disabled = false;
+  if (here) byId(to).focus();
+  byId(from).disabled = true;
   if (on) byId("follow").disabled = true;
   for (const column of page.columns) column.choose.disabled = on;
 }

@@ -19,8 +19,9 @@ export class RunView {
     Object.assign(this, { title: name, name, over: false, state: null, phase: null });
     this.top = h("div", {}, h("p", { class: "note" }, "Loading …"));
     this.rest = h("div", {});
+    this.lead = h("p", { class: "lead" });
     this.curves = new Curves(name, told => this.moved(told));
-    this.box = h("div", {}, h("p", { class: "links" }, h("a", { href: "#" }, "← All runs")), h("h1", {}, name), this.top,
+    this.box = h("div", {}, h("p", { class: "links" }, h("a", { href: "#" }, "← All runs")), h("h1", {}, name), this.lead, this.top,
       h("h2", {}, "Training"), this.curves.box, this.rest);
   }
 
@@ -58,6 +59,7 @@ export class RunView {
 
   draw(told) {
     const one = told.summary;
+    put(this.lead, one.address);
     put(this.top, this.head(told), this.cards(told), this.links(told), command(told.next));
     put(this.rest, this.proofs(told), this.recipe(told), this.log());
     [this.state, this.phase] = [one.state, one.phase];
@@ -86,7 +88,7 @@ export class RunView {
       const failed = told.proofs.filter(proof => !proof.passed).length;
       card("proofs", failed ? `${failed} failed` : `${told.proofs.length} passed`, failed ? `${told.proofs.length - failed} passed` : "none failed");
     }
-    card("size", bytes(one.size), one.address);
+    card("size", bytes(one.size), "all its files");
     return h("div", { class: "cards" }, made);
   }
 

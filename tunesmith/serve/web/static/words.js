@@ -31,10 +31,23 @@ export function number(value) {
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
   if (size >= 1000) return Math.round(value).toLocaleString("en");
-  if (size < 1e-3) return value.toExponential(1).replace(".0e", "e").replace("e-0", "e-");
+  if (size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(4)));
 }
 
 export function signed(value) {
-  return value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${number(Math.abs(value))}`;
+  return sign(value, number);
+}
+
+/** A score: as many decimals in every line, so that they can be compared by eye. */
+export function score(value) {
+  return value === null || value === undefined ? "–" : Math.abs(value) >= 100 ? number(value) : value.toFixed(4);
+}
+
+export function signedScore(value) {
+  return sign(value, score);
+}
+
+function sign(value, words) {
+  return value === null || value === undefined ? "–" : `${value < 0 ? "−" : value > 0 ? "+" : ""}${words(Math.abs(value))}`;
 }
