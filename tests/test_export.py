@@ -19,7 +19,7 @@ from tunesmith.base import resolve
 from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.example import Message
-from tunesmith.export import export as stage
+from tunesmith.export import merged as stage
 from tunesmith.export import measure, proofs
 from tunesmith.export.choose import Compared, choose
 from tunesmith.export.export import export
@@ -40,7 +40,7 @@ TRAIN, VALIDATION, TEST = (
     reports(4, seed=3, name="test"),
 )
 TUNE = {"rank": 4, "alpha": 8.0}
-PROVED = {"merged_equals_fp32_merge", "merged_has_effect"}
+PROVED = {"merged_equals_fp32_merge", "merged_has_effect", "merged_renders_as_contract"}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
     rows ── prepare ──> data/, contract.json
             train ────> adapter/, metrics.jsonl, checkpoints/
             evaluate ─> predictions/, report/
-            export ───> merged/, its proofs and scores
+            export ───> merged/, quantized/, gguf/, their proofs and scores
 
 A stage is a function of recipe and Run. `advance` calls those whose inputs changed, in order.
 """
@@ -53,6 +53,7 @@ def _evaluate(recipe: Recipe, run: Run, redact: bool | None = None) -> None:
 
 def _export(recipe: Recipe, run: Run) -> None:
     from tunesmith.evaluate.report import write_report
+    from tunesmith.export.card.write import write_cards
     from tunesmith.export.export import export
 
     try:
@@ -61,6 +62,18 @@ def _export(recipe: Recipe, run: Run) -> None:
         write_report(recipe, run)
         raise
     write_report(recipe, run)  # again, with export's proofs and the systems that it scored
+    write_cards(recipe, run)
+
+
+def _require_exportable(recipe: Recipe, run: Run) -> None:
+    """What export would refuse hours later."""
+    from tunesmith.base import resolve
+    from tunesmith.contract import Contract
+    from tunesmith.export.preflight import require_exportable
+
+    require_exportable(
+        recipe, resolve(recipe.model), run.path, contract=Contract.load(run.contract_folder), run=run
+    )
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,8 @@ def advance(recipe: Recipe, run: Run, until: str = NAMES[-1]) -> None:
         if run.is_current(stage.name, inputs):
             console.note(f"{stage.name}: done already")
             continue
+        if stage.name == "train" and until == NAMES[-1]:
+            _require_exportable(recipe, run)
         _do(stage, recipe, run, inputs)
     run.write_state(phase=f"{until} done")
 

@@ -148,6 +148,9 @@ class Run:
         self.predictions = path / "predictions"
         self.report = path / "report"
         self.merged = path / "merged"
+        self.quantized = path / "quantized"
+        self.gguf = path / "gguf"
+        self.export_file = path / "export.json"
         self.tensorboard = path / "tensorboard"
         self.contract_folder = path
         self.recipe_file = path / "recipe.yaml"
@@ -234,6 +237,12 @@ class Run:
         ):
             raise unreadable(self.proofs_file, f"a proof lacks one of {', '.join(_PROOF)}")
         return found
+
+    def forget_proofs(self, names: Collection[str]) -> None:
+        """Takes out proofs of what is no longer there."""
+        kept = [one for one in self.proofs() if one["name"] not in names]
+        if len(kept) < len(self.proofs()):
+            self.write_json(self.proofs_file, {"proofs": kept})
 
     # ---- stamps
 

@@ -8,6 +8,8 @@ whose difference from the live adapter can't be chance is out.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from tunesmith import console
 from tunesmith.answers import answer_rows
 from tunesmith.contract import Contract
 from tunesmith.example import Example
+from tunesmith.generate.protocol import Generator
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.merge import Source
 from tunesmith.recipe import Recipe
@@ -67,23 +70,38 @@ def choice_rows(recipe: Recipe, run: Run) -> Choice | None:
     return Choice([rows.example(number) for number in numbers], f"{FOLDER}/live", False)
 
 
-def answer(recipe: Recipe, run: Run, model: PreTrainedModel, examples: list[Example], name: str) -> None:
-    """Writes predictions/NAME.jsonl, by the contract and decoding that evaluate uses."""
+def answer(
+    recipe: Recipe, run: Run, model: PreTrainedModel, examples: list[Example], name: str
+) -> float | None:
+    """`answer_by` of a model that is held in torch."""
+    return answer_by(recipe, run, SlotGenerator.of(model, recipe), examples, name)
+
+
+def answer_by(
+    recipe: Recipe, run: Run, generator: Generator, examples: list[Example], name: str
+) -> float | None:
+    """Writes predictions/NAME.jsonl, by the contract and decoding that evaluate uses.
+
+    Returns tokens a second, prompts' own time included; None where some answers were there already.
+    """
     out = run.predictions / f"{name}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     contract, decoding = Contract.load(run.contract_folder), run_decoding(recipe, run)
-    generator = SlotGenerator.of(model, recipe)
     total = len(examples) * decoding.samples
+    had: list[int] = []
+    began = time.perf_counter()
     with console.progress(f"answer {name}", total=total, unit="answers") as bar:
-        answer_rows(
-            examples,
-            contract,
-            generator,
-            run_task(recipe, run),
-            decoding,
-            out,
-            on_done=lambda done: bar.update(done),
-        )
+
+        def done(count: int) -> None:
+            had.append(count)
+            bar.update(count)
+
+        answer_rows(examples, contract, generator, run_task(recipe, run), decoding, out, on_done=done)
+    seconds = time.perf_counter() - began
+    if had[:1] != [0]:
+        return None
+    tokens = sum(json.loads(line)["tokens"] for line in out.read_text("utf-8").splitlines())
+    return tokens / seconds
 
 
 def compare(recipe: Recipe, run: Run, sources: list[Source], choice: Choice) -> dict[Source, Compared]:

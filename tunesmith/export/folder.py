@@ -15,16 +15,16 @@ import torch
 from tunesmith.base import Base
 from tunesmith.contract import Contract
 from tunesmith.generate.protocol import Decoding
-from tunesmith.run import Run, sha256_file, write_atomic
+from tunesmith.run import Run, beside, sha256_file, write_atomic
 
 SUMS = "SHA256SUMS"
 ORIGIN = "merge.json"
-_LEFT = ".merged.*.tmp"
+_LEFT = ".export.*.tmp"
 
 
 @contextmanager
 def new_folder(run: Run) -> Iterator[Path]:
-    """A folder beside the run's other things that goes when the block ends; `publish` makes it `merged/`."""
+    """A folder beside the run's other things that goes when the block ends; `publish` gives it its name."""
     folder = run.path / _LEFT.replace("*", uuid.uuid4().hex[:8])
     folder.mkdir(parents=True)
     try:
@@ -35,16 +35,36 @@ def new_folder(run: Run) -> Iterator[Path]:
 
 def clean(run: Run) -> None:
     """Removes what a killed export has left."""
-    for left in run.path.glob(_LEFT):
-        shutil.rmtree(left)
+    for place in (run.path, run.quantized, run.gguf):
+        for left in [
+            *place.glob(_LEFT),
+            *place.glob(".merged.*.tmp"),
+            *place.glob(".nf4.*.tmp"),
+            *place.glob(".int8.*.tmp"),
+        ]:
+            shutil.rmtree(left)
 
 
-def publish(folder: Path, run: Run) -> None:
-    """The folder becomes `merged/`, whole, in the place of an older one."""
-    if run.merged.exists():
-        with new_folder(run) as old:
-            run.merged.rename(old / "merged")
-    folder.rename(run.merged)
+def publish(made: Path, place: Path) -> None:
+    """A folder or file comes to its place, whole, instead of an older one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        old = beside(place)
+        place.rename(old)
+        made.rename(place)
+        shutil.rmtree(old)
+    else:
+        made.replace(place)
+
+
+def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """SHA256SUMS over all files of a folder, as `sha256sum --check` reads it. `known`: name → sha256."""
+    sums = dict(known or {})
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in sums and path.name != SUMS and not path.name.startswith("."):
+            sums[path.name] = sha256_file(path)
+    lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+    write_atomic(folder / SUMS, lines.encode())
 
 
 def complete(
@@ -55,21 +75,18 @@ def complete(
     dtype: torch.dtype,
     origin: Mapping[str, Any],
     sums: Mapping[str, str],
+    quantization: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes all that stands beside the weights (`sums`: their files → sha256), checksums last.
 
-    `origin` says what was merged from what: merge.json.
+    `origin` says what was merged from what: merge.json. `quantization`: config.json's word for quantised weights.
     """
-    _write_json(folder / "config.json", _config(base, dtype))
+    told = {"quantization_config": dict(quantization)} if quantization else {}
+    _write_json(folder / "config.json", _config(base, dtype) | told)
     _write_json(folder / "generation_config.json", _generation(base, contract, decoding))
     contract.save(folder)
     _write_json(folder / ORIGIN, dict(origin))
-    known = dict(sums)
-    for path in sorted(folder.iterdir()):
-        if path.name not in known and path.name != SUMS:
-            known[path.name] = sha256_file(path)
-    lines = "".join(f"{known[name]}  {name}\n" for name in sorted(known))
-    write_atomic(folder / SUMS, lines.encode())
+    write_sums(folder, sums)
 
 
 def _config(base: Base, dtype: torch.dtype) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from tunesmith.base import Base, resolve
 from tunesmith.engine.protocol import pack_sequences
 from tunesmith.model.adapter import load_adapter
 from tunesmith.model.attention import Packed
-from tunesmith.model.load import load_model
-from tunesmith.model.lora import LoraLinear, adapters
+from tunesmith.model.load import load_model, stored_quantized
+from tunesmith.model.lora import LoraLinear, adapters, linears
 from tunesmith.model.merge import Delta, Source, exact_type, merged_weight
-from tunesmith.model.weights import Dense, FrozenLinear, FrozenWeight
+from tunesmith.model.weights import Dense, FrozenLinear, FrozenWeight, quantized
 from tunesmith.recipe import Model
 from tunesmith.rows import Rows
 
@@ -73,7 +73,8 @@ def logits(model: PreTrainedModel, rows: ProofRows, *, singly: bool = False) -> 
 
 def folder_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A model folder as its weights lie there, working in `dtype`."""
-    return load_model(resolve(Model(base=str(folder))), dtype=dtype, device=device)
+    base = resolve(Model(base=str(folder)))
+    return load_model(base, dtype=dtype, quantize=stored_quantized(base), device=device)
 
 
 @torch.no_grad()
@@ -113,6 +114,37 @@ def merged_in_memory(
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).to(trained_in)
     return model
+
+
+@torch.no_grad()
+def quantised_in_memory(
+    folder: Path, kind: str, dtype: torch.dtype, trained_in: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """The merged folder with the linears of its layers quantised, by another way than `write_quantized`: the whole
+    model is loaded in `dtype`, and each weight becomes the dense image of its quantised self. Works in `trained_in`."""
+    model = folder_model(folder, dtype, device)
+    for name in linears(model):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        image = quantized(linear.weight.detach(), kind).dequantize(trained_in)
+        bias = None if linear.bias is None else linear.bias.detach().to(trained_in)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, FrozenLinear(Dense(image), bias))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(trained_in)
+    return model
+
+
+@torch.no_grad()
+def round_in_blocks(model: PreTrainedModel, bits: int, block: int = 32) -> None:
+    """All matrices of the model to `bits` a number, the plainest way: a block of a row shares its largest magnitude."""
+    steps = 2 ** (bits - 1) - 1
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            pieces = parameter.data.float().split(block, dim=1)
+            for place, piece in zip(parameter.data.split(block, dim=1), pieces, strict=True):
+                scale = piece.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30) / steps
+                place.copy_((piece / scale).round_() * scale)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from tunesmith.proof import Proof
 from tunesmith.statistics import Interval
 
 SLACK = 3.0  # times the noise
+_ROWS = 32
 FLOOR = 1e-5  # a limit for models whose noise is 0
 
 
@@ -64,6 +65,20 @@ def largest(a: Tensor, b: Tensor) -> float:
 def spread(a: Tensor, b: Tensor) -> float:
     """Root mean square difference; infinite where a number is not finite."""
     return _finite(float((a - b).double().square().mean().sqrt()))
+
+
+def greedy_differs(a: Tensor, b: Tensor) -> int:
+    """Positions at which the likeliest token is another one."""
+    return int((a.argmax(-1) != b.argmax(-1)).sum())
+
+
+def mean_kl(true: Tensor, other: Tensor) -> float:
+    """Mean over positions of KL(true || other), in nats; infinite where a number is not finite."""
+    total = 0.0
+    for p, q in zip(true.split(_ROWS), other.split(_ROWS), strict=True):  # a vocabulary is wide
+        log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+        total += float((log_p.exp() * (log_p - log_q)).sum())
+    return _finite(total / len(true))
 
 
 def _finite(value: float) -> float:

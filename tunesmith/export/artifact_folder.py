@@ -1,0 +1,67 @@
+"""quantized/nf4 and quantized/int8: the merged model as transformers and bitsandbytes store it quantised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith.export import artifact_proofs
+from tunesmith.export.choose import answer
+from tunesmith.export.folder import complete
+from tunesmith.export.job import Job, free
+from tunesmith.export.measure import folder_model, logits
+from tunesmith.export.quantized import quantization_config, write_quantized
+from tunesmith.export.reads import folder_renders_as_contract
+from tunesmith.export.yardstick import Yardstick
+
+REWRITTEN = ("README.md", "SHA256SUMS")  # by the card, after the proofs
+
+
+class QuantisedFolder:
+    """See `artifacts.Thing`. `kind`: nf4 or int8."""
+
+    def __init__(self, job: Job, yard: Yardstick, kind: str) -> None:
+        self.job, self.yard, self.kind = job, yard, kind
+
+    def place(self) -> Path:
+        """In the run."""
+        return self.job.run.quantized / self.kind
+
+    def make(self, folder: Path) -> Path:
+        """From the merged files, never from a model that has worked."""
+        job = self.job
+        out = folder / self.kind
+        out.mkdir()
+        sums = write_quantized(self.yard.folder, out, self.kind, dtype=job.dtype, device=job.device)
+        origin = {**job.origin, "source": self.yard.source, "quantized": self.kind}
+        told = quantization_config(self.kind, job.dtype)
+        complete(out, job.base, job.contract, job.decoding, job.dtype, origin, sums, told)
+        return out
+
+    def prove(self, path: Path) -> dict[str, Any]:
+        """The folder, loaded as serve loads it."""
+        job, yard, kind = self.job, self.yard, self.kind
+        prove = job.run.prove
+        model = folder_model(path, job.trained_in, job.device)
+        found = logits(model, job.rows)
+        del model
+        free()
+        plain, singly = yard.quantised(kind), yard.quantised(kind, singly=True)
+        prove(artifact_proofs.equals_quantised_in_memory(kind, found, plain, singly))
+        prove(artifact_proofs.keeps_adapter(kind, found, yard.merged, yard.base))
+        prove(artifact_proofs.same_greedy(kind, found, yard.merged, plain))
+        prove(folder_renders_as_contract(kind, path, job.contract, job.scored.examples))
+        return yard.against_live(found)
+
+    def answer(self, path: Path, name: str) -> float | None:
+        """By our generator, in the type that the folder's other weights have."""
+        job = self.job
+        model = folder_model(path, job.dtype, job.device)
+        speed = answer(job.recipe, job.run, model, job.scored.examples, name)
+        del model
+        free()
+        return speed
+
+    def settle(self) -> list[Path]:
+        """It came whole."""
+        return [path for path in sorted(self.place().iterdir()) if path.name not in REWRITTEN]

@@ -1,0 +1,158 @@
+"""Ollama's Modelfile: the Contract's template, stops and system prompt, and how answers are drawn.
+
+Ollama writes prompts by Go templates (github.com/ollama/ollama/blob/main/docs/template.md), the Contract by Jinja. The
+Contract is rendered on marked conversations; what it writes around the marks becomes string constants of a Go template.
+That is the same template only where the same text always stands at the same place, which is proved on conversations
+that were not used to find it; any other template is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError, RowError
+from tunesmith.example import Message
+from tunesmith.proof import Proof
+from tunesmith.recipe import Ollama
+
+_SYSTEM, _FIRST, _SECOND, _ANSWER = "Bsystem1", "Buser1", "Buser2", "Banswer1"
+_FIX = "give a model.template that writes each turn alone, or leave export.ollama out"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What stands between the turns."""
+
+    head: str
+    """Before the first question, where there is no system prompt."""
+    before_system: str
+    after_system: str
+    """Between the system prompt and the first question."""
+    after_user: str
+    """Between a question and its answer."""
+    after_answer: str
+    """Between an answer and the next question."""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation up to where the next answer begins, as the Go template writes it."""
+        text = "" if messages[0].role == "system" else self.head
+        for place, message in enumerate(messages):
+            if message.role == "system":
+                text += self.before_system + message.content + self.after_system
+            elif message.role == "user":
+                text += message.content + self.after_user
+            else:
+                text += message.content + (self.after_answer if place + 1 < len(messages) else "")
+        return text
+
+    def template(self) -> str:
+        """In Go's language. All text is in string constants: no white space of it is touched."""
+        head, before, after, user, answer = map(
+            _constant, (self.head, self.before_system, self.after_system, self.after_user, self.after_answer)
+        )
+        return (
+            "{{ range $i, $m := .Messages }}"
+            f'{{{{ if eq $m.Role "system" }}}}{before}{{{{ $m.Content }}}}{after}'
+            f'{{{{ else if eq $m.Role "user" }}}}{{{{ if eq $i 0 }}}}{head}{{{{ end }}}}{{{{ $m.Content }}}}{user}'
+            "{{ else }}{{ $m.Content }}{{ if lt $i (len (slice $.Messages 1)) }}"
+            f"{answer}{{{{ end }}}}{{{{ end }}}}{{{{ end }}}}"
+        )
+
+
+def pieces_of(contract: Contract) -> Pieces:
+    """What the Contract writes between turns. ModelError where a turn is left out."""
+    plain = _split(contract, [Message("user", _FIRST)])
+    told = _split(contract, [Message("system", _SYSTEM), Message("user", _FIRST)])
+    turns = [Message("user", _FIRST), Message("assistant", _ANSWER), Message("user", _SECOND)]
+    longer = _split(contract, turns)
+    return Pieces(plain[0], told[0], told[1], plain[-1], longer[2])
+
+
+def modelfile(contract: Contract, file: str, settings: Ollama) -> str:
+    """The text. `file`: the GGUF's name; the Modelfile lies beside it."""
+    system = "" if contract.system is None else f"SYSTEM {_quoted(contract.system)}\n"
+    stops = sorted({contract.terminator, contract.special.get("eos_token", contract.terminator)})
+    parameters = {
+        "num_ctx": settings.num_ctx,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        # Ollama's own defaults would change what was measured
+        "top_k": 0,
+        "min_p": 0.0,
+        "repeat_penalty": 1.0,
+    }
+    lines = [f"PARAMETER {name} {value}\n" for name, value in parameters.items()]
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}\n" for stop in stops]
+    return f"FROM ./{file}\nTEMPLATE {_quoted(pieces_of(contract).template())}\n{system}{''.join(lines)}"
+
+
+def template_equals_contract(contract: Contract) -> Proof:
+    """The Modelfile's template against the Contract on conversations of every shape that it may meet."""
+    pieces = pieces_of(contract)
+    tried = [messages for messages in _conversations() if _renders(contract, messages)]
+    wrong = [messages for messages in tried if pieces.render(messages) != contract.render(messages, True)]
+    detail = f"conversations that Ollama's template writes otherwise than the contract, of {len(tried)}"
+    if wrong:
+        detail += f"; the first has the turns {', '.join(message.role for message in wrong[0])}"
+    return Proof("ollama_template_equals_contract", bool(tried) and not wrong, len(wrong), 0, detail)
+
+
+def _conversations() -> list[list[Message]]:
+    texts = ("What is this?", 'Zwei\nZeilen: {{ x }} """ \'q\' \\n', "ಕನ್ನಡ 🧑‍⚕️ <b>&amp;</b>")
+    made = []
+    for system, turns, text in product((None, *texts), (1, 2, 3), texts):
+        messages = [] if system is None else [Message("system", system)]
+        for turn in range(turns):
+            messages += [Message("user", f"{text} {turn}"), Message("assistant", f"{turn}: {text}")]
+        made.append(messages[:-1])
+    return made
+
+
+def _renders(contract: Contract, messages: Sequence[Message]) -> bool:
+    """Some templates take no system prompt, or one question only."""
+    try:
+        contract.render(messages, True)
+    except (ModelError, RowError):
+        return False
+    return True
+
+
+def _split(contract: Contract, messages: Sequence[Message]) -> list[str]:
+    """The text around the turns. A template without system prompts has no place for one: the question's then."""
+    try:
+        text = contract.render(messages, True)
+    except ModelError:
+        if messages[0].role != "system":
+            raise
+        return ["", *_split(contract, messages[1:])]
+    parts = []
+    for message in messages:
+        before, mark, text = text.partition(message.content)
+        if not mark:
+            raise ModelError(
+                f"the template {contract.template_name!r} leaves the {message.role}'s turn out, or changes its text",
+                where="export.ollama",
+                fix=_FIX,
+            )
+        parts.append(before)
+    return [*parts, text]
+
+
+def _constant(text: str) -> str:
+    """A Go string in a template action; letters beyond ASCII stand as they are."""
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    """As a Modelfile takes several lines; three quotation marks can't stand in it."""
+    if '"""' in text or text.endswith('"'):
+        raise ModelError(
+            "three quotation marks, or one at the end, can't be written in a Modelfile",
+            where="data.system",
+            fix="leave them out, or export.ollama",
+        )
+    return f'"""{text}"""'

@@ -1,0 +1,134 @@
+"""What export may refuse, found out before training: tools, forms of this model, disk and memory for the whole plan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from tunesmith.base import Base
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError, OutOfRoom, RecipeError, SetupError
+from tunesmith.export.gguf.architecture import read_architecture
+from tunesmith.export.gguf.kinds import BLOCK, QUANTISED
+from tunesmith.export.gguf.library import require_gguf
+from tunesmith.export.gguf.vocabulary import read_vocabulary
+from tunesmith.export.sizes import Item, Numbers, numbers_of, plan
+from tunesmith.generate.llama_cpp_library import require_llama_cpp
+from tunesmith.model.load import stored_quantized
+from tunesmith.recipe import Recipe
+from tunesmith.run import Run
+
+_SPARE = 256 << 20  # for rows, reports and what else is small
+_Q8_BLOCK = 32
+
+
+def require_exportable(
+    recipe: Recipe, base: Base, folder: Path, *, contract: Contract | None = None, run: Run | None = None
+) -> list[Item]:
+    """Raises what export would refuse of this recipe and base, hours earlier; returns what will lie on disk.
+
+    `folder`: where the run lies or will lie. `contract`: where it is made already, its tokenizer is judged too. `run`:
+    what lies in it already needs no more room. RecipeError, SetupError, ModelError, OutOfRoom.
+    """
+    _require_sense(recipe, base)
+    export = recipe.export
+    if export.gguf or export.adapter_gguf:
+        _require_gguf_form(recipe, base, contract)
+    if export.quantized and find_spec("bitsandbytes") is None:
+        raise SetupError(
+            "quantised folders need the package bitsandbytes",
+            where="export.quantized",
+            fix="pip install bitsandbytes, or leave export.quantized out",
+        )
+    items = plan(recipe, base)
+    _require_disk(items, folder, run)
+    if export.merged or export.gguf or export.quantized or export.adapter_gguf:
+        _require_memory(recipe, numbers_of(base))
+    return items
+
+
+def _require_sense(recipe: Recipe, base: Base) -> None:
+    export = recipe.export
+    if export.adapter_gguf and recipe.tune.method == "full":
+        raise RecipeError(
+            "tune.method: full makes no adapter, so there is none to write as GGUF",
+            where="export.adapter_gguf",
+            fix="export.adapter_gguf: false; export.gguf writes the whole model",
+        )
+    if export.adapter_gguf and stored_quantized(base) != "none":
+        raise RecipeError(
+            f"the base is stored in {stored_quantized(base)}: there is no GGUF of it to put the adapter on",
+            where="export.adapter_gguf",
+            fix="export.adapter_gguf: false, or train on the base in 16 bit with model.quantize: nf4",
+        )
+    if export.imatrix and not {*export.gguf} & {*QUANTISED}:
+        raise RecipeError(
+            "an importance matrix is for GGUF kinds below 8 bits, and export.gguf names none",
+            where="export.imatrix",
+            fix="export.imatrix: false, or add a kind such as Q4_K_M to export.gguf",
+        )
+
+
+def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) -> None:
+    for need in (require_gguf, require_llama_cpp):  # each GGUF is run by llama.cpp before it counts
+        try:
+            need()
+        except SetupError as error:
+            error.where = "export.gguf"
+            error.args = (error.what, error.where, error.fix)
+            raise
+    config = {key: value for key, value in base.config.items() if key != "quantization_config"}
+    architecture = read_architecture(config, base.folder / "config.json")
+    if contract is not None:
+        read_vocabulary(contract, int(architecture.config.vocab_size), base.folder)
+    widths = numbers_of(base).widths
+    for kind in recipe.export.gguf:
+        block = BLOCK if kind in QUANTISED else _Q8_BLOCK if kind == "Q8_0" else 1
+        odd = sorted(width for width in widths if width % block)
+        if odd:
+            raise ModelError(
+                f"{kind} takes rows of a multiple of {block} values; this base has rows of {odd[0]}: "
+                "llama.cpp would put other widths in their place without a word",
+                where="export.gguf",
+                fix="export.gguf: [Q8_0], which takes every multiple of 32" if not odd[0] % 32 else "[F16]",
+            )
+
+
+def _require_disk(items: list[Item], folder: Path, run: Run | None) -> None:
+    need = sum(item.bytes for item in items) + _SPARE
+    there = _in(run.path) if run is not None else 0
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if need > free + there:
+        largest = max(items, key=lambda item: item.bytes)
+        raise OutOfRoom(
+            f"the whole run takes about {need / 1e9:,.1f} GB of disk, and {(free + there) / 1e9:,.1f} GB are free "
+            f"(the largest part: {largest.name}, {largest.bytes / 1e9:,.1f} GB)",
+            where=str(place),
+            fix="free some space, choose another --runs-dir, ask for fewer files in export, "
+            "or stop before export: --until evaluate",
+        )
+
+
+def _in(folder: Path) -> int:
+    """Bytes of what a run holds already. Hard links to prepared rows count too: they are small."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _require_memory(recipe: Recipe, numbers: Numbers) -> None:
+    """The merged model, in the type of training, has to fit the card or else the machine, to be proved."""
+    dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+    need = numbers.all * dtype.itemsize * 5 // 4
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    card = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    if need > max(card, machine):
+        raise OutOfRoom(
+            f"the merged model takes about {need / 2**30:,.0f} GiB of memory to be proved; the card has "
+            f"{card / 2**30:,.0f}, the machine {machine / 2**30:,.0f}",
+            where="export",
+            fix="export: {merged: false}, with no gguf and no quantized, leaves the adapter alone; or use a larger machine",
+        )
