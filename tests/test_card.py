@@ -1,0 +1,143 @@
+"""The model card: true to the run, silent about this machine and its rows, with what the base's licence asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from tiny_project import make_project
+
+from tunesmith.base import Base
+from tunesmith.cli import main
+from tunesmith.export.card.licence import Licence, hand_on, licence_of, named
+
+CARDS = ("adapter", "merged")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("secretplace")
+    recipe = make_project(folder, rows=32, train={"epochs": 12, "evaluate_every": 24})
+    assert main(["run", str(recipe), "--runs-dir", str(folder / "runs")]) == 0
+    return folder / "runs" / "tiny"
+
+
+def read(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and text, as the hub's library reads them."""
+    found = ModelCard((folder / "README.md").read_text("utf-8"), ignore_metadata_errors=False)
+    return found.data.to_dict(), found.text
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_scores_and_proofs_are_those_of_the_run(run: Path, kind: str) -> None:
+    data, text = read(run / kind)
+    report = json.loads((run / "report" / "report.json").read_text())
+    head = report["headline"]
+    (result,) = data["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == pytest.approx(head["tuned"], abs=1e-6)
+    assert f"base {head['base']:.3f}, tuned {head['tuned']:.3f}" in text
+    for name, score in report["scores"].items():
+        one = score[head["metric"]]
+        assert f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" in text, name
+    for proof in json.loads((run / "proofs.json").read_text())["proofs"]:
+        assert re.search(rf"\| holds \| {proof['name']} \|", text) is not None
+    assert data["library_name"] == {"adapter": "peft", "merged": "transformers"}[kind]
+    assert report["data"]["train_sha256"] in text
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_card_keeps_rows_and_folders_to_itself(run: Path, kind: str) -> None:
+    _, text = read(run / kind)
+    assert "secretplace" not in text and str(Path.home()) not in text
+    rows = [json.loads(line) for line in (run / "predictions" / "tuned.jsonl").read_text().splitlines()]
+    assert rows and not [row["id"] for row in rows if row["prompt"] in text]
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_checksums_cover_the_card(run: Path, kind: str) -> None:
+    lines = (run / kind / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    files = {path.name for path in (run / kind).iterdir() if path.is_file()} - {"SHA256SUMS"}
+    assert set(sums) == files and "README.md" in files
+    for name, digest in sums.items():
+        assert hashlib.sha256((run / kind / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_the_lines_of_use_work(run: Path, kind: str) -> None:
+    """As they stand on the card, but for the names of the folders."""
+    _, text = read(run / kind)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    recipe = (run / "recipe.yaml").read_text()
+    base = re.search(r"base: (\S+)", recipe)
+    assert base is not None
+    code = code.replace("BASE FOLDER", base[1]).replace("FOLDER", str(run / kind)).replace("…", "tumour")
+    said: list[str] = []
+    exec(code, {"print": said.append})
+    assert len(said) == 1
+
+
+def test_a_redone_export_writes_the_same_card(run: Path) -> None:
+    before = (run / "merged" / "README.md").read_bytes()
+    assert main(["export", "tiny", "--runs-dir", str(run.parent)]) == 0
+    assert (run / "merged" / "README.md").read_bytes() == before
+
+
+# ---- licences
+
+
+def base(folder: Path, name: str = "someone/model", **files: str) -> Base:
+    for file, text in files.items():
+        (folder / file.replace("_md", ".md")).write_text(text, encoding="latin-1")
+    return Base(name, folder, None, {}, folder)
+
+
+LLAMA = "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\nLlama 3.1 Version Release Date: July 23, 2024\n"
+
+
+@pytest.mark.parametrize(
+    "files, known",
+    [
+        ({"README_md": "---\nlicense: llama3.1\n---\n# Model"}, "llama3.1"),
+        ({"LICENSE": LLAMA}, "llama3.1"),
+        ({"README_md": "---\nlicense: other\nlicense_name: x\n---\n", "LICENSE": LLAMA}, "llama3.1"),
+        ({"LICENSE": "META LLAMA 3 COMMUNITY LICENSE AGREEMENT"}, "llama3"),
+        ({"LICENSE": "                 Apache License\n           Version 2.0, January 2004"}, "apache-2.0"),
+        ({"LICENSE": "MIT License\n\nCopyright (c) José"}, "mit"),
+        ({"README_md": "---\nlicense: [broken\n---\n"}, ""),
+        ({"README_md": "no metadata: llama3.1"}, ""),
+        ({}, ""),
+    ],
+)
+def test_licences_are_known_by_what_the_base_says(tmp_path: Path, files: dict[str, str], known: str) -> None:
+    assert licence_of(base(tmp_path, **files)).id == known
+
+
+def test_what_llamas_licence_asks_for(tmp_path: Path) -> None:
+    source = tmp_path / "base"
+    out = tmp_path / "out"
+    source.mkdir(), out.mkdir()
+    licence = licence_of(base(source, LICENSE=LLAMA, USE_POLICY_md="be good"))
+    assert licence.built_with == "Built with Llama"
+    assert named("cancer", licence) == "Llama-cancer" and named("llama-3-cancer", licence) == "llama-3-cancer"
+    hand_on(licence, out)
+    assert (out / "LICENSE").read_text() == LLAMA and (out / "USE_POLICY.md").is_file()
+    notice = (out / "NOTICE").read_text()
+    assert notice.startswith(
+        "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta Platforms, Inc."
+    )
+    assert named("cancer", Licence("mit")) == "cancer"
+
+
+def test_a_licence_file_of_the_base_is_not_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "base"
+    out = tmp_path / "out"
+    source.mkdir(), out.mkdir()
+    hand_on(licence_of(base(source, LICENSE=LLAMA, NOTICE="theirs")), out)
+    assert (out / "NOTICE").read_text() == "theirs"

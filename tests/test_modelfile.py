@@ -1,0 +1,133 @@
+"""Ollama's Modelfile: the same prompt as the Contract's, by Go's own template engine; other templates are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tunesmith.contract import Contract
+from tunesmith.errors import ModelError
+from tunesmith.example import Message
+from tunesmith.export.modelfile import Pieces, modelfile, pieces_of, template_equals_contract
+from tunesmith.recipe import Ollama
+from tunesmith.starter import base_folder
+
+TALKS = [
+    [Message("user", "Was?\n{{ .X }} \"\"\" \\n 'q'")],
+    [Message("system", "Kurz."), Message("user", "ಕನ್ನಡ 🧑‍⚕️"), Message("assistant", "<b>&</b>"), Message("user", "z")],
+    [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"),
+     Message("user", "e")],
+]  # fmt: skip
+
+
+def contract(template: str = "auto", system: str | None = None) -> Contract:
+    return Contract.make(base_folder(), template=template, system=system)
+
+
+@pytest.mark.parametrize("template", ["auto", "llama3", "plain"])
+def test_the_template_is_the_contracts(template: str) -> None:
+    proof = template_equals_contract(contract(template))
+    assert proof.passed and proof.figure == 0, proof.line()
+
+
+@pytest.mark.parametrize("name", ["head", "before_system", "after_system", "after_user", "after_answer"])
+def test_a_line_break_more_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import tunesmith.export.modelfile as module
+
+    made = pieces_of(contract())
+    wrong = Pieces(
+        **{one: getattr(made, one) + ("\n" if one == name else "") for one in made.__dataclass_fields__}
+    )
+    monkeypatch.setattr(module, "pieces_of", lambda given: wrong)
+    assert not template_equals_contract(contract()).passed
+
+
+BY_PLACE = "{% for m in messages %}{{ m.role }} {{ loop.index }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # noqa: E501
+
+
+def test_a_template_that_counts_its_turns_fails(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(BY_PLACE)
+    assert not template_equals_contract(contract(str(tmp_path / "t.jinja"))).passed
+
+
+def test_a_template_that_changes_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(
+        BY_PLACE.replace(" {{ loop.index }}", "").replace("m.content }", "m.content | upper }")
+    )
+    with pytest.raises(ModelError, match=r"changes its text|leaves the assistant's turn out"):
+        pieces_of(contract(str(tmp_path / "t.jinja")))
+
+
+def test_what_else_a_modelfile_says() -> None:
+    text = modelfile(
+        contract(system="Answer in JSON."), "x-Q8_0.gguf", Ollama(num_ctx=2048, temperature=0.5, top_p=0.9)
+    )
+    assert text.startswith('FROM ./x-Q8_0.gguf\nTEMPLATE """{{ range')
+    for line in ('SYSTEM """Answer in JSON."""', "PARAMETER num_ctx 2048", "PARAMETER temperature 0.5",
+                 "PARAMETER top_p 0.9", "PARAMETER top_k 0", "PARAMETER repeat_penalty 1.0",
+                 'PARAMETER stop "<|eot_id|>"'):  # fmt: skip
+        assert f"\n{line}\n" in f"{text}\n"
+
+
+def test_a_system_prompt_that_a_modelfile_cannot_hold() -> None:
+    with pytest.raises(ModelError, match="quotation marks"):
+        modelfile(contract(system='Say """.'), "x.gguf", Ollama())
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("template", ["auto", "llama3", "plain"])
+def test_gos_own_engine_writes_the_contracts_prompt(tmp_path: Path, template: str) -> None:
+    """Ollama executes the template with Go's text/template on messages with Role and Content."""
+    if shutil.which("go") is None:
+        assert not os.environ.get("CI"), "CI brings Go"
+        pytest.skip("no go")
+    made = contract(template)
+    found = re.search(r'TEMPLATE """(.*?)"""\n', modelfile(made, "x.gguf", Ollama()), re.DOTALL)
+    assert found is not None
+    (tmp_path / "t.txt").write_text(found[1])
+    talks = [[{"Role": m.role, "Content": m.content} for m in talk] for talk in TALKS]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    (tmp_path / "main.go").write_text(GO)
+    env = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
+    done = subprocess.run(["go", "run", "main.go"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    wanted = [made.render(talk, answer_next=True) for talk in TALKS]
+    assert written == wanted
+    (tmp_path / "t.txt").write_text(found[1].replace('{{ "', '{{ "\\n', 1))  # mutant
+    done = subprocess.run(["go", "run", "main.go"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert json.loads(done.stdout) != wanted
+
+
+GO = """package main
+
+import (
+    "encoding/json"
+    "os"
+    "strings"
+    "text/template"
+)
+
+type message struct{ Role, Content string }
+
+func main() {
+    text, _ := os.ReadFile("t.txt")
+    raw, _ := os.ReadFile("talks.json")
+    var talks [][]*message
+    if err := json.Unmarshal(raw, &talks); err != nil { panic(err) }
+    parsed := template.Must(template.New("").Parse(string(text)))
+    made := []string{}
+    for _, talk := range talks {
+        var out strings.Builder
+        if err := parsed.Execute(&out, map[string]any{"Messages": talk}); err != nil { panic(err) }
+        made = append(made, out.String())
+    }
+    json.NewEncoder(os.Stdout).Encode(made)
+}
+"""
