@@ -31,12 +31,11 @@ FULL = 2048  # tokens of a full row
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
 
-def make_base(folder: Path, shape: str, tokenizer: Path | None) -> None:
-    """A folder of the shape, weights drawn from N(0, 0.02); `tokenizer`: a folder, else one token a word."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def shape_config(shape: str) -> Any:
+    """transformers' configuration of a shape."""
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    return LlamaConfig(
         **SHAPES[shape],
         max_position_embeddings=131072,
         rope_theta=500000.0,
@@ -52,6 +51,14 @@ def make_base(folder: Path, shape: str, tokenizer: Path | None) -> None:
         eos_token_id=2,
         pad_token_id=0,
     )
+
+
+def make_base(folder: Path, shape: str, tokenizer: Path | None) -> None:
+    """A folder of the shape, weights drawn from N(0, 0.02); `tokenizer`: a folder, else one token a word."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    config = shape_config(shape)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -64,13 +71,14 @@ def make_base(folder: Path, shape: str, tokenizer: Path | None) -> None:
     model.config.architectures, model.config.dtype = ["LlamaForCausalLM"], "bfloat16"
     model.save_pretrained(folder, max_shard_size="4GB")
     if tokenizer is None:
-        _word_tokenizer(folder, config.vocab_size)
+        word_tokenizer(folder, config.vocab_size)
         return
     for file in tokenizer.iterdir():
         shutil.copy(file, folder / file.name)
 
 
-def _word_tokenizer(folder: Path, vocabulary: int) -> None:
+def word_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Of so many tokens, each a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,366 @@
+"""Serving: concurrent clients against one-at-a-time `generate`, and the HTTP server against the engine alone.
+
+    python benchmarks/serve_speed.py [--base starter|DIR] [--clients 16] [--requests 6] [--out FILE]       # CPU
+    python benchmarks/serve_speed.py --shape llama-3.1-8b [--out FILE]                                  # one GPU
+
+Each of the clients asks again as soon as its answer has ended; answers have 64 tokens unless a stop id comes first.
+
+`engine`: the transformers engine (LiveSlots) under those clients, in this process. `one at a time`: transformers'
+`generate` on the first --alone of the same prompts, attention by sdpa. `server`: the same requests to the same engine
+over HTTP, /v1/completions, streamed, by the real server (uvicorn, guards and all) in this process and the clients in
+another. On a CPU the model is fp32 and all answers have to be equal. --shape: random weights in bf16, prompts of
+log-normal length (median 190).
+
+A JSON line for each measurement, then the ratios: `speed-up` (engine over one at a time, tokens/s) and `overhead`
+(server over engine, seconds per token; 0.05 is 5 %).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+NEW = 64
+Requests = list[list[list[int]]]  # of each client, its prompts
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", default="starter", help="starter, or a folder with a model and its tokenizer")
+    parser.add_argument("--shape", help="random weights of this shape instead, on a GPU")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=6, help="of each client")
+    parser.add_argument("--alone", type=int, help="prompts for one-at-a-time generate; default: all, 12 on a GPU")
+    parser.add_argument("--rounds", type=int, default=2, help="of each measurement, in turn")
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--without-server", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON lines are added")
+    chosen = parser.parse_args()
+    model, contract, prompts = (_shape if chosen.shape else _base)(chosen)
+    requests = [prompts[n :: chosen.clients] for n in range(chosen.clients)]
+    on_card = model.device.type == "cuda"
+    count = chosen.alone or (min(12, len(prompts)) if on_card else len(prompts))
+    from tunesmith.generate.live import LiveSlots
+    from tunesmith.model.attention import ATTENTION
+
+    def say(what: str, **figures: Any) -> None:
+        line = json.dumps({"what": what} | figures)
+        print(line, flush=True)
+        if chosen.out:
+            with chosen.out.open("a") as file:
+                file.write(line + "\n")
+
+    say("setting", device=_device(model), base=chosen.shape or chosen.base, clients=chosen.clients,
+        prompts=len(prompts), prompt_tokens=statistics.mean(map(len, prompts)), new_tokens=NEW)  # fmt: skip
+    found: dict[str, list[Figures]] = {"engine": [], "one at a time": [], "server": []}
+    answers: dict[str, dict[int, list[int]]] = {}
+    for turn in range(chosen.rounds + 1):  # the first one is not counted: kernels and graphs are made
+        model.set_attn_implementation(ATTENTION)
+        live = LiveSlots(model, contract, slots=chosen.clients, context=chosen.context)
+        driver = Driver(live, requests, contract.stop_ids)
+        if turn == 0:
+            driver.run()
+            driver = Driver(live, requests, contract.stop_ids)
+        figures = driver.run()
+        live.close()
+        answers["engine"] = driver.answers
+        if turn:
+            found["engine"].append(figures)
+            say("engine", **figures)
+            if turn <= 1 or not on_card:
+                figures, answers["one at a time"] = one_at_a_time(model, prompts[:count], contract.stop_ids)
+                found["one at a time"].append(figures)
+                say("one at a time", **figures)
+    each = [_rate(ours) / _rate(theirs) for ours, theirs in zip(found["engine"], found["one at a time"], strict=False)]
+    say("speed-up", ratio=_median(found["engine"], _rate) / _median(found["one at a time"], _rate), rounds=each)
+    differ = [n for n in range(count) if _engine_answer(answers["engine"], n) != answers["one at a time"][n]]
+    say("equal answers", share=1 - len(differ) / count)
+    if not on_card and differ:
+        sys.exit(f"greedy answers in fp32 differ: {differ}")
+    if chosen.without_server:
+        return
+    model.set_attn_implementation(ATTENTION)
+    live = LiveSlots(model, contract, slots=chosen.clients, context=chosen.context)
+
+    def told(figures: Figures) -> None:
+        found["server"].append(figures)
+        say("server", **figures)
+
+    serve(live, contract, requests, chosen.rounds, told)
+    per_token = {name: 1 / _median(some, _rate) for name, some in found.items()}
+    say("overhead", per_token=per_token["server"] / per_token["engine"] - 1,
+        first_token=_median(found["server"], _first) / _median(found["engine"], _first) - 1)  # fmt: skip
+
+
+class Driver:
+    """Clients of an engine in this process, each asking again when its answer has ended."""
+
+    def __init__(self, live: Any, requests: Requests, stop_ids: frozenset[int]) -> None:
+        self.live, self.requests, self.stop_ids = live, requests, stop_ids
+        self.answers: dict[int, list[int]] = {}
+        self._asked: dict[int, float] = {}
+        self._first: dict[int, float] = {}
+        self._left = sum(map(len, requests))
+        self._done = threading.Event()
+        self._base = 0
+
+    def run(self) -> Figures:
+        """All requests; the engine goes on working afterwards."""
+        if self.live._thread is None:
+            self.live.start(lambda events: self.live.driver.hear(events))
+        self.live.driver = self
+        begin = time.perf_counter()
+        for client in range(len(self.requests)):
+            self._ask(client)
+        self._done.wait()
+        took = time.perf_counter() - begin
+        waits = [self._first[ticket] - asked for ticket, asked in self._asked.items()]
+        return _figures(sum(map(len, self.answers.values())), took, waits)
+
+    def _ask(self, ticket: int) -> None:
+        """Ticket t is request t // clients of client t % clients."""
+        from tunesmith.generate.protocol import LiveRequest
+
+        clients = len(self.requests)
+        own = self.requests[ticket % clients]
+        if ticket // clients < len(own):
+            self.answers[ticket], self._asked[ticket] = [], time.perf_counter()
+            self.live.submit(ticket, LiveRequest(own[ticket // clients], NEW, self.stop_ids))
+
+    def hear(self, events: Sequence[Any]) -> None:
+        now = time.perf_counter()
+        for event in events:
+            if event.token is not None:
+                self._first.setdefault(event.ticket, now)
+                self.answers[event.ticket].append(event.token.id)
+            if event.end:
+                if event.error is not None:
+                    raise event.error
+                self._left -= 1
+                self._ask(event.ticket + len(self.requests))
+        if not self._left:
+            self._done.set()
+
+
+def one_at_a_time(
+    model: Any, prompts: Sequence[list[int]], stop_ids: frozenset[int]
+) -> tuple[Figures, dict[int, list[int]]]:
+    """transformers' generate, one prompt after the other."""
+    import torch
+
+    model.set_attn_implementation("sdpa")
+    answers: dict[int, list[int]] = {}
+    with torch.no_grad():
+        for turn in (prompts[:1], prompts):  # the first one warms up
+            begin = time.perf_counter()
+            for number, prompt in enumerate(turn):
+                ids = torch.tensor([prompt], device=model.device)
+                whole = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW,
+                    eos_token_id=sorted(stop_ids), pad_token_id=0,
+                )  # fmt: skip
+                answers[number] = whole[0, len(prompt) :].tolist()
+    took = time.perf_counter() - begin
+    return _figures(sum(map(len, answers.values())), took, []), answers
+
+
+# ---- over HTTP
+
+
+def serve(
+    live: Any, contract: Any, requests: Requests, rounds: int, told: Callable[[Figures], None]
+) -> None:
+    """The real server on a free port, until the clients' process has asked everything, `rounds` times and once more."""
+    from tunesmith.serve.lifecycle import run
+    from tunesmith.serve.protocol import ModelStatus, Served
+    from tunesmith.serve.state import ServeState
+
+    class One:
+        """A model that is there already."""
+
+        served = Served("bench", contract, live, "transformers", max_tokens=NEW)
+
+        def names(self) -> tuple[str, ...]:
+            return ("bench",)
+
+        def status(self) -> tuple[ModelStatus, ...]:
+            return (ModelStatus("bench", "ready", done=1.0),)
+
+        async def get(self, name: str) -> Served:
+            return self.served
+
+        def close(self) -> None:
+            live.close()
+
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    failed: list[str] = []
+
+    def ask() -> None:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "requests.json"
+                file.write_text(json.dumps(requests))
+                command = [sys.executable, "-c", "import serve_speed; serve_speed.clients()", str(file), str(port)]
+                for turn in range(rounds + 1):
+                    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+                    if done.returncode:
+                        failed.append(done.stderr)
+                        return
+                    if turn:
+                        told(json.loads(done.stdout))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    state = ServeState(One())
+    asking = threading.Thread(target=ask)
+    run(state, sock, asking.start)
+    asking.join()
+    if failed:
+        sys.exit(failed[0])
+
+
+def clients() -> None:
+    """The clients' process: argv holds the file of requests and the port. Prints its figures."""
+    requests: Requests = json.loads(Path(sys.argv[1]).read_text())
+    port = int(sys.argv[2])
+    waits: list[float] = []
+    tokens = 0
+
+    async def client(prompts: list[list[int]]) -> None:
+        nonlocal tokens
+        for prompt in prompts:
+            asked = time.perf_counter()
+            first, usage = await _stream(port, prompt)
+            waits.append(first - asked)
+            tokens += usage
+
+    async def everybody() -> None:
+        await asyncio.gather(*map(client, requests))
+
+    begin = time.perf_counter()
+    asyncio.run(everybody())
+    print(json.dumps(_figures(tokens, time.perf_counter() - begin, waits)))
+
+
+async def _stream(port: int, prompt: list[int]) -> tuple[float, int]:
+    """One answer: when its first token came, and how many there were."""
+    body = json.dumps({
+        "model": "bench", "prompt": prompt, "max_tokens": NEW, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True},
+    })  # fmt: skip
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+    )
+    status = await reader.readline()
+    first, count = 0.0, 0
+    while line := await reader.readline():
+        if line.startswith(b"data: {"):
+            first = first or time.perf_counter()
+            if usage := json.loads(line[6:]).get("usage"):
+                count = usage["completion_tokens"]
+    writer.close()
+    if b" 200 " not in status or not count:
+        raise RuntimeError(f"no answer: {status!r}")
+    return first, count
+
+
+# ---- models, and figures
+
+
+def _base(chosen: argparse.Namespace) -> tuple[Any, Any, list[list[int]]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.base import resolve
+    from tunesmith.contract import Contract
+    from tunesmith.example import Message
+    from tunesmith.model.attention import register
+    from tunesmith.recipe import Model
+    from tunesmith.starter.reports import rows as generated
+
+    base = resolve(Model(base=chosen.base))
+    model = AutoModelForCausalLM.from_pretrained(
+        base.folder, dtype=torch.float32, attn_implementation=register()
+    )
+    contract = Contract.make(base.tokenizer_folder)
+    count = chosen.clients * chosen.requests
+    rows = [f"{row['instruction']}\n\n{row['input']}" for row in generated("test", count, seed=11)]
+    return model.eval(), contract, [list(contract.prompt_ids((Message("user", text),))) for text in rows]
+
+
+def _shape(chosen: argparse.Namespace) -> tuple[Any, Any, list[list[int]]]:
+    import numpy as np
+    import torch
+    from gpu_inputs import shape_config, word_tokenizer
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.contract import Contract
+    from tunesmith.model.attention import register
+
+    torch.manual_seed(0)
+    config = shape_config(chosen.shape)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=register()
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        word_tokenizer(Path(folder), config.vocab_size)
+        contract = Contract.make(Path(folder))
+    draw = np.random.Generator(np.random.PCG64(5))
+    lengths = np.clip(draw.lognormal(np.log(190), 0.45, chosen.clients * chosen.requests), 20, 1024)
+    prompts = [draw.integers(4, config.vocab_size, int(n)).tolist() for n in lengths]
+    return model.eval(), contract, prompts
+
+
+def _figures(tokens: int, seconds: float, waits: Sequence[float]) -> Figures:
+    made: Figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+    if waits:
+        cuts = statistics.quantiles(waits, n=100, method="inclusive")
+        made |= {"first_token_p50": cuts[49], "first_token_p99": cuts[98]}
+    return made
+
+
+def _engine_answer(answers: dict[int, list[int]], prompt: int) -> list[int]:
+    return answers[prompt]  # clients take prompts in turn, so that a request's ticket is its prompt's number
+
+
+def _rate(figures: Figures) -> float:
+    return float(figures["tokens_per_second"])
+
+
+def _first(figures: Figures) -> float:
+    return float(figures["first_token_p50"])
+
+
+def _median(some: Sequence[Figures], of: Callable[[Figures], float]) -> float:
+    return statistics.median(map(of, some))
+
+
+def _device(model: Any) -> str:
+    import torch
+
+    on_card = model.device.type == "cuda"
+    return torch.cuda.get_device_name() if on_card else f"cpu, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()
