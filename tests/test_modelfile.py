@@ -14,8 +14,15 @@ import pytest
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.example import Message
-from tunesmith.export.modelfile import Pieces, modelfile, pieces_of, template_equals_contract
-from tunesmith.recipe import Ollama
+from tunesmith.export.modelfile import (
+    Pieces,
+    modelfile,
+    pieces_of,
+    template_equals_contract,
+    write_modelfiles,
+)
+from tunesmith.recipe import Ollama, Recipe
+from tunesmith.run import Run
 from tunesmith.starter import base_folder
 
 TALKS = [
@@ -78,6 +85,41 @@ def test_what_else_a_modelfile_says() -> None:
 def test_a_system_prompt_that_a_modelfile_cannot_hold() -> None:
     with pytest.raises(ModelError, match="quotation marks"):
         modelfile(contract(system='Say """.'), "x.gguf", Ollama())
+
+
+def export_of(tmp_path: Path, kinds: list[str]) -> tuple[Recipe, Run]:
+    run = Run(tmp_path / "runs" / "mine")
+    run.gguf.mkdir(parents=True)
+    for kind in kinds:
+        (run.gguf / f"mine-{kind}.gguf").write_bytes(b"GGUF")
+    given = {"name": "mine", "model": {"base": "starter"}, "data": {"train": "starter"}}
+    return Recipe.model_validate({**given, "export": {"gguf": ["F16", "Q8_0"], "ollama": {}}}), run
+
+
+def test_one_for_each_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, run = export_of(tmp_path, ["Q8_0"])  # F16 failed its proof
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (run.gguf / "Modelfile.Q4_K_M").write_text("of a former recipe")
+    write_modelfiles(recipe, run, contract())
+    assert [path.name for path in sorted(run.gguf.glob("Modelfile.*"))] == ["Modelfile.Q8_0"]
+    assert "FROM ./mine-Q8_0.gguf" in (run.gguf / "Modelfile.Q8_0").read_text()
+    assert [proof["name"] for proof in run.proofs()] == ["ollama_template_equals_contract"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_ollama_gets_it_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    """A program of that name stands in: only what it is called with can be tested here."""
+    recipe, run = export_of(tmp_path, ["F16"])
+    program = tmp_path / "ollama"
+    program.write_text(f'#!/bin/sh\necho "$PWD $*" > {tmp_path}/called\necho no space >&2\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    write_modelfiles(recipe, run, contract())
+    assert (tmp_path / "called").read_text() == f"{run.gguf} create mine:f16 -f Modelfile.F16\n"
+    said = capsys.readouterr().err
+    assert "no space" in said if code else "ollama run mine:f16" in said
 
 
 @pytest.mark.system

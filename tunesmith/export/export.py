@@ -7,6 +7,7 @@ from tunesmith.export.artifacts import make_artifacts, wanted
 from tunesmith.export.folder import clean, write_sums
 from tunesmith.export.job import Job
 from tunesmith.export.merged import NAME, merged_folder
+from tunesmith.export.modelfile import write_modelfiles
 from tunesmith.export.preflight import require_exportable
 from tunesmith.model.room import room
 from tunesmith.recipe import Recipe
@@ -32,4 +33,5 @@ def export(recipe: Recipe, run: Run) -> None:
         record.forget_stale(job, [NAME, *names])
         with merged_folder(job) as yard:
             make_artifacts(job, yard)
+        write_modelfiles(recipe, run, job.contract)
     write_sums(run.adapter)

@@ -9,15 +9,20 @@ that were not used to find it; any other template is refused.
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
+from tunesmith import console
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Message
 from tunesmith.proof import Proof
-from tunesmith.recipe import Ollama
+from tunesmith.recipe import Ollama, Recipe
+from tunesmith.run import Run, write_atomic
 
 _SYSTEM, _FIRST, _SECOND, _ANSWER = "Bsystem1", "Buser1", "Buser2", "Banswer1"
 _FIX = "give a model.template that writes each turn alone, or leave export.ollama out"
@@ -88,6 +93,38 @@ def modelfile(contract: Contract, file: str, settings: Ollama) -> str:
     lines = [f"PARAMETER {name} {value}\n" for name, value in parameters.items()]
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}\n" for stop in stops]
     return f"FROM ./{file}\nTEMPLATE {_quoted(pieces_of(contract).template())}\n{system}{''.join(lines)}"
+
+
+def write_modelfiles(recipe: Recipe, run: Run, contract: Contract) -> None:
+    """gguf/Modelfile.KIND for each GGUF that is there; where Ollama is installed, it gets them too. ProofFailed."""
+    for old in run.gguf.glob("Modelfile.*"):
+        old.unlink()
+    settings = recipe.export.ollama
+    if settings is None:
+        return
+    run.prove(template_equals_contract(contract))
+    for kind in recipe.export.gguf:
+        file = run.gguf / f"{recipe.name}-{kind}.gguf"
+        if not file.is_file():
+            continue  # its proof failed
+        path = run.gguf / f"Modelfile.{kind}"
+        write_atomic(path, modelfile(contract, file.name, settings).encode())
+        console.note(f"for Ollama: {path}")
+        if program := shutil.which("ollama"):
+            _create(program, f"{recipe.name.lower()}:{kind.lower()}", path)
+
+
+def _create(program: str, name: str, path: Path) -> None:
+    done = subprocess.run(
+        [program, "create", name, "-f", path.name], cwd=path.parent, capture_output=True, text=True
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        console.warn(
+            f"ollama create {name} failed: {said}; the Modelfile stands: ollama create {name} -f {path}"
+        )
+    else:
+        console.note(f"ollama run {name}")
 
 
 def template_equals_contract(contract: Contract) -> Proof:
