@@ -1,6 +1,6 @@
 # make demo          the quickstart: rows to a tuned, proved, merged model and its report, in a few minutes on two cores
 # make test          all tests that need Python packages only
-# make test-system   tests that need a browser (installs chromium where it may)
+# make test-system   tests that need a browser or Go (installs them where it may)
 # make test-kernels  the GPU kernels without a GPU, by Triton's interpreter
 # make check         ruff and mypy
 #
@@ -74,7 +74,7 @@ test-slow: $(VENV)/.test $(VENV)/.llamacpp
 	$(BIN)/python -m pytest -m slow
 
 test-system: $(VENV)/.test $(VENV)/.llamacpp
-	scripts/install_browser
+	scripts/install_programs
 	TUNESMITH_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m system
 
 # triton lies in a folder of its own: only these tests see it, as everything else chooses its kernels by whether it is there

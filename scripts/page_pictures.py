@@ -54,7 +54,10 @@ def ask_a_row(page: Chromium, number: int = 1, seconds: float = 120) -> None:
 def pictures(address: str, folder: Path) -> Iterator[Path]:
     """Playground with an answered row, the list of runs, one run, two runs compared where there are two."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home, Chromium(browser() or "chromium", Path(home)) as page:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        Chromium(browser() or "chromium", Path(home)) as page,
+    ):
         page.size(1280)
         page.visit(f"{address}/")
         yield from looks(page, folder, "playground")
