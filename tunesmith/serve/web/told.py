@@ -75,8 +75,12 @@ async def run_of(state: ServeState, model: str) -> Run | None:
         if served.run is not None:
             return served.run
     told = str(status.facts.get("run") or "")
-    if not told:
-        return None
+    if not told:  # not loaded yet: a run's tuned model is called as the run
+        return (
+            next((run for run in _runs(state) if run.name == model), None)
+            if status.state != "ready"
+            else None
+        )
     found = [run for run in _runs(state) if told in (run.name, str(run.path), str(run.path.resolve()))]
     if found:
         return found[0]

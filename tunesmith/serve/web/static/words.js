@@ -45,7 +45,7 @@ export function score(value) {
 }
 
 export function signedScore(value) {
-  return sign(value, score);
+  return sign(value === null || value === undefined ? value : Number(value.toFixed(4)), score);
 }
 
 function sign(value, words) {
