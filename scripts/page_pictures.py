@@ -87,7 +87,7 @@ def pictures(address: str, folder: Path) -> Iterator[Path]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or browser() is None:
         sys.exit(
-            __doc__ if len(sys.argv) != 3 else "no chromium on the PATH: scripts/install_browser brings one"
+            __doc__ if len(sys.argv) != 3 else "no chromium on the PATH: scripts/install_programs brings one"
         )
     for one in pictures(sys.argv[1].rstrip("/"), Path(sys.argv[2])):
         print(one)

@@ -67,7 +67,7 @@ def pictures(page: Path, folder: Path, height: int = 6000) -> list[Path]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or browser() is None:
         sys.exit(
-            __doc__ if len(sys.argv) != 3 else "no chromium on the PATH: scripts/install_browser brings one"
+            __doc__ if len(sys.argv) != 3 else "no chromium on the PATH: scripts/install_programs brings one"
         )
     for one in pictures(Path(sys.argv[1]), Path(sys.argv[2])):
         print(one)
