@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
@@ -20,6 +21,9 @@ from tunesmith.lookup import nearest
 from tunesmith.recipe import Recipe
 
 Key = tuple[str | int, ...]
+
+_MOST_BYTES = 1 << 20
+_MOST_VALUES = 100_000
 
 # what the recipe may say already and this version can't do: key -> values that it can
 NOT_YET: dict[str, tuple[object, ...]] = {
@@ -71,7 +75,11 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read(path: Path) -> CommentedMap:
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise RecipeError(f"{path} is no recipe: it has more than {_MOST_BYTES:,} bytes")
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise AccessError(
             f"there is no recipe {path}",
@@ -94,9 +102,24 @@ def _read(path: Path) -> CommentedMap:
         raise RecipeError(f"{path} is not YAML: {_yaml_words(error)}", where=f"line {line}") from None
     except YAMLError as error:  # a control character
         raise RecipeError(f"{path} is not YAML: {_first_line(error)}", fix="remove the character") from None
+    except RecursionError:
+        raise RecipeError(f"{path} holds no recipe: it is nested too deep") from None
     if not isinstance(tree, CommentedMap):
         raise RecipeError(f"{path} holds no recipe", fix="start from one in recipes/")
+    if _values(tree, {}) > _MOST_VALUES:
+        raise RecipeError(f"{path} holds no recipe: written out, its aliases make too many values")
     return tree
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """How many values a node is, with every alias written out; infinite where one holds itself."""
+    if not isinstance(node, Mapping | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.values() if isinstance(node, Mapping) else node
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _apply(tree: CommentedMap, overrides: Sequence[str], set_here: set[Key]) -> Iterator[str]:

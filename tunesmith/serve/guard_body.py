@@ -84,7 +84,9 @@ async def _read(scope: Scope, receive: Receive, limits: Limits) -> bytes | None:
     except TimeoutError:
         raise _Refused(408, f"the body took more than {limits.body_seconds:g} seconds") from None
     body = b"".join(parts)
-    if b"\0" in body:  # in no UTF-8 JSON; a parser would take it for UTF-16 or UTF-32, where depth can't be counted
+    if (
+        b"\0" in body
+    ):  # in no UTF-8 JSON; a parser would take it for UTF-16 or UTF-32, where depth can't be counted
         raise _Refused(400, "the body is not JSON in UTF-8")
     if len(body) <= _QUICK:
         deep = too_deep(body, limits.json_depth)

@@ -1,4 +1,4 @@
-"""What a browser may do with an answer: no foreign content, no inline script, no frame, no guess of its type, no copy kept."""
+"""What a browser may do with an answer: no foreign content, no inline script, no frame, no guessing, no copy kept."""
 
 from __future__ import annotations
 

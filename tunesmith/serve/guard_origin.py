@@ -72,5 +72,8 @@ def _is_link(scope: Scope) -> bool:
     """A link that a user followed to here: it shows a page to the user alone."""
     mode, target = header(scope, b"sec-fetch-mode"), header(scope, b"sec-fetch-dest")
     return (
-        scope["type"] == "http" and scope["method"] == "GET" and mode == [b"navigate"] and target == [b"document"]
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and mode == [b"navigate"]
+        and target == [b"document"]
     )

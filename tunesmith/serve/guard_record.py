@@ -1,4 +1,4 @@
-"""Around all but the headers: each request gets a number, is counted, and leaves a line that holds nothing of what was asked.
+"""Each request gets a number, is counted, and leaves a line that holds nothing of what was asked.
 
 A bug ends here too: the client gets 500 and the number, the log the traceback.
 """
@@ -21,7 +21,11 @@ LOOKS = ("/health", "/ready", "/metrics")
 """Answered while the server drains, and not waited for."""
 _METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 _UNTOLD = "-"
-_PLAIN_WORDS = (RuntimeError, OSError, AssertionError)  # what these say is of machines; others repeat their input
+_PLAIN_WORDS = (
+    RuntimeError,
+    OSError,
+    AssertionError,
+)  # what these say is of machines; others repeat their input
 
 
 class RecordGuard:

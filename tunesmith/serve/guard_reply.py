@@ -48,5 +48,3 @@ def header(scope: Scope, name: bytes) -> list[bytes]:
 def client(scope: Scope) -> str:
     """The address that a request came from."""
     return str(scope["client"][0]) if scope.get("client") else "-"
-
-

@@ -31,7 +31,9 @@ async def ready(request: Request) -> JSONResponse:
     models = state.models.status()
     is_ready = bool(models) and models[0].state == "ready" and not state.draining
     told = [{"name": one.name, "state": one.state, "detail": one.detail, "done": one.done} for one in models]
-    return JSONResponse({"ready": is_ready, "draining": state.draining, "models": told}, 200 if is_ready else 503)
+    return JSONResponse(
+        {"ready": is_ready, "draining": state.draining, "models": told}, 200 if is_ready else 503
+    )
 
 
 @router.get("/metrics")

@@ -134,7 +134,7 @@ def _end_without(code: int) -> None:
 
 
 class LogLines:
-    """Writes lines on a thread of its own: whoever doesn't read stderr doesn't stop the server. Full: lines are lost."""
+    """Lines on a thread of its own: whoever doesn't read stderr doesn't stop the server. Full: they are lost."""
 
     def __init__(self, most: int = 10_000) -> None:
         self._queue: queue.Queue[str | None] = queue.Queue(most)

@@ -59,5 +59,3 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
 def _ended(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
-
-

@@ -105,15 +105,18 @@ class Admission:
         if live is not None:
             most = limits.cache_fulls * live.slots * live.room
             caps.append((self._engines[engine], tokens, most, "tokens of one model"))
+        full: list[tuple[int, str]] = []
         for inside, more, most, what in caps:
             if more > most:
                 raise Unservable(f"this asks for {more:,} {what}; the server takes {most:,} at once")
             if inside + more > most:
-                busy = Busy(
-                    f"the server is busy: {inside:,} of {most:,} {what} in progress", fix="try again later"
-                )
-                busy.seconds = self._wait(inside + more - most, in_tokens="tokens" in what)
-                raise busy
+                seconds = self._wait(inside + more - most, in_tokens="tokens" in what)
+                full.append((seconds, f"{inside:,} of {most:,} {what} in progress"))
+        if full:
+            seconds, why = max(full)
+            busy = Busy(f"the server is busy: {why}", fix=f"try again in {seconds} s")
+            busy.seconds = seconds
+            raise busy
 
     def _count(self, requests: int, tokens: int, client: str, engine: int) -> None:
         self.requests, self.tokens = self.requests + requests, self.tokens + tokens

@@ -14,7 +14,15 @@ from prometheus_client.registry import Collector
 from tunesmith.generate.protocol import LiveGenerator
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_REFUSALS = {401: "token", 403: "origin", 408: "slow", 411: "length", 413: "size", 429: "busy", 503: "unready"}
+_REFUSALS = {
+    401: "token",
+    403: "origin",
+    408: "slow",
+    411: "length",
+    413: "size",
+    429: "busy",
+    503: "unready",
+}
 _REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
@@ -108,7 +116,9 @@ class _Now(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        progress = GaugeMetricFamily("tunesmith_requests_in_progress", "Requests not answered to the end yet.")
+        progress = GaugeMetricFamily(
+            "tunesmith_requests_in_progress", "Requests not answered to the end yet."
+        )
         progress.add_metric([], self._metrics.in_progress)
         kinds = {
             "active": "Answers that are written now.",

@@ -194,6 +194,7 @@ async def begin(state: ServeState, served: Served, ask: Ask) -> Writing:
         held = entered.pop_all()
     writing = Writing(served, ask, box, held, state.log)
     held.callback(writing._count, state.metrics)
+    state.metrics.watch(served.name, served.live)
     return writing
 
 

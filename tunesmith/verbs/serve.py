@@ -34,7 +34,13 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
         help="another adapter on the same base, asked for as model NAME; may be repeated",
     )
     add("--engine", choices=ENGINES, default="auto", help="what runs the model (auto: as MODEL needs)")
-    add("--slots", type=_slots, default="auto", metavar="N", help="answers side by side (auto: as memory takes)")
+    add(
+        "--slots",
+        type=_slots,
+        default="auto",
+        metavar="N",
+        help="answers side by side (auto: as memory takes)",
+    )
     add("--context", type=_from_1, metavar="TOKENS", help="longest prompt and answer together")
     add(
         "--allow-host",
@@ -129,7 +135,9 @@ def _limits(given: Sequence[str]) -> Limits:
         except ValueError:
             values[name] = -1
         if not 0 < values[name] < 1 << 40:
-            raise TunesmithError(f"{text!r} is no number above 0", where=f"--limit {name}", fix=f"{name}=NUMBER")
+            raise TunesmithError(
+                f"{text!r} is no number above 0", where=f"--limit {name}", fix=f"{name}=NUMBER"
+            )
     return Limits(**values)
 
 
