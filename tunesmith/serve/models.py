@@ -27,6 +27,7 @@ from tunesmith.opened.place import Place, address_name, find_model
 from tunesmith.serve.protocol import ModelStatus, Served, UnknownModel
 from tunesmith.store.hub import watched
 
+VLLM_SLOTS = 64  # answers side by side in vLLM, where nobody says
 BASE = "base"  # the name of a run's base without its adapter
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -198,7 +199,7 @@ class ServedModels:
         opened = self._open(load)
         folders = {one.name: one.folder(opened) for one in self._adapters}
         if opened.engine == "vllm":
-            live = self._vllm(opened, folders)
+            live: LiveGenerator = self._vllm(load, opened, folders)
         else:
             live = opened.live(slots=self._slots, context=self._context, adapters=folders)
         own = self._own_names(opened.place)
@@ -224,8 +225,29 @@ class ServedModels:
         self._facts = self._facts | {made.name: self._told(made, opened)}
         return {made.name: made}
 
-    def _vllm(self, opened: Opened, folders: Mapping[str, Path]) -> LiveGenerator:
-        raise NotImplementedError
+    def _vllm(self, load: _Loading, opened: Opened, folders: Mapping[str, Path]) -> LiveGenerator:
+        from tunesmith.serve.vllm import LiveVllm
+
+        assert opened.base is not None
+        if opened.quantize != "none" and "quantization_config" not in opened.base.config:
+            raise ModelError(
+                f"vLLM would answer from the base itself, not from its {opened.quantize} image that was trained on",
+                where="--engine vllm",
+                fix=f"serve {opened.place.path / 'merged'}, or --engine transformers",
+            )
+
+        def told(line: str) -> None:
+            load.detail = line
+
+        own = {opened.name: opened.adapter} if opened.adapter else {}
+        return LiveVllm.launch(
+            opened.base.folder,
+            context=opened.context(self._context),
+            slots=VLLM_SLOTS if self._slots == "auto" else self._slots,
+            dtype=opened.dtype,
+            adapters={**own, **folders},
+            told=told,
+        )
 
     def _own_names(self, place: Place) -> tuple[str, ...]:
         """Of a run with an adapter two: itself, and its base."""

@@ -103,7 +103,9 @@ def _folder(address: str) -> _Wanted:
             where=address,
             fix="convert them to safetensors where you trust them, and upload that",
         )
-    if not files:
+    if not any(
+        one.name in ("config.json", "recipe.yaml") or one.name.endswith(".safetensors") for one in files
+    ):
         raise AccessError(
             "there is no model here", where=address, fix=f"{_spelling(address)}; or name a .gguf file"
         )
