@@ -79,10 +79,9 @@ def _space_prefix(tokenizer: Mapping[str, Any], added: set[int], contract: Contr
     if cuts is None and normalizer in (_REPLACE, {"type": "Sequence", "normalizers": [_REPLACE]}):
         return False
     if normalizer is None and cuts and cuts.get("type") == "Metaspace" and not cuts.get("split", True):
-        scheme = cuts.get("prepend_scheme", "always")
-        if cuts.get("replacement") == _SPACE and scheme in ("always", "never"):
-            return bool(scheme == "always")
-        begin = contract.prompt_ids([Message("user", "text")])[0]
-        if cuts.get("replacement") == _SPACE and begin in added:
-            return False  # scheme `first`: only where a text begins with a word, and no prompt does
+        scheme, same = cuts.get("prepend_scheme", "always"), cuts.get("replacement") == _SPACE
+        if same and scheme == "never":
+            return False
+        if same and scheme == "first" and contract.prompt_ids([Message("user", "text")])[0] in added:
+            return False  # only a text that begins with a word gets a space, and no prompt does
     raise unknown(f"normalizer {normalizer}, pre_tokenizer {cuts}")

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import console
 from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError
-from tunesmith.export.gguf.pretokenizer import recognise, unknown
+from tunesmith.export.gguf.pretokenizer import PreTokenizer, recognise, unknown
 from tunesmith.export.gguf.sentencepiece import piece_model
 from tunesmith.templates import frozen
 
@@ -37,7 +36,10 @@ class Vocabulary:
     special: Mapping[str, int]
     """bos, eos, eot, unk, pad → id."""
     space_prefix: bool | None
+    """Whether llama.cpp puts a space before a text; None: its way for this model."""
     template: str
+    differs: str | None
+    """For which texts llama.cpp's tokens are known not to be the Contract's."""
 
 
 def read_vocabulary(contract: Contract, size: int, where: Path) -> Vocabulary:
@@ -54,6 +56,7 @@ def read_vocabulary(contract: Contract, size: int, where: Path) -> Vocabulary:
         types[i] = CONTROL if one["special"] else USER_DEFINED
     merges = [tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in model["merges"]]
     prefix: bool | None = None
+    differs: str | None = None
     scores: Sequence[float] = ()
     if model.get("byte_fallback"):
         pieces = piece_model(tokenizer, merges, set(added), contract)
@@ -62,7 +65,8 @@ def read_vocabulary(contract: Contract, size: int, where: Path) -> Vocabulary:
         for i in pieces.bytes:
             types[i] = BYTE
     else:
-        name, pre = "gpt2", _byte_level(tokenizer, tokens, merges)
+        cuts = _byte_level(tokenizer, tokens, merges)
+        name, pre, differs = "gpt2", cuts.name, cuts.differs
     special = _special(contract)
     if "unk" in special and types[special["unk"]] in (NORMAL, CONTROL) and name == "llama":
         types[special["unk"]] = UNKNOWN
@@ -76,6 +80,7 @@ def read_vocabulary(contract: Contract, size: int, where: Path) -> Vocabulary:
         special=special,
         space_prefix=prefix,
         template=frozen(contract.template, DATE),
+        differs=differs,
     )
 
 
@@ -115,27 +120,23 @@ def _tokens(
     fillers = [f"[PAD{i}]" for i in range(size) if i not in tokens]
     seen = set(fillers)
     for text in tokens.values():
-        if text in seen or not text:  # llama.cpp ends the process for such a file
-            raise unknown(f"two of its tokens are {text!r} there")
+        # llama.cpp ends the process for two equal texts, and reads a text up to its NUL
+        if text in seen or not text or "\0" in text:
+            raise unknown(f"its token {text!r} can't be told from another one there")
         seen.add(text)
     return tokens
 
 
 def _byte_level(
     tokenizer: Mapping[str, Any], tokens: Mapping[int, str], merges: Sequence[Sequence[str]]
-) -> str:
+) -> PreTokenizer:
     found = recognise(tokenizer)
     lacking = set(_byte_alphabet()) - set(tokens.values())
     if lacking:
         raise unknown(f"its vocabulary lacks {len(lacking)} of the 256 bytes")
     if any(" " in part for pair in merges for part in pair):
         raise unknown("its merges hold spaces")
-    if found.differs:
-        console.warn(
-            f"llama.cpp's {found.name} tokens are not this tokenizer's for {found.differs}; "
-            "tunesmith serves by the tokenizer itself, other programs that run the GGUF file don't"
-        )
-    return found.name
+    return found
 
 
 def _byte_alphabet() -> list[str]:

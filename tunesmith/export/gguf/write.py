@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
@@ -46,6 +47,11 @@ def write_gguf(
     architecture = read_architecture(base.config, folder / "config.json")
     vocabulary = read_vocabulary(contract, int(architecture.config.vocab_size), folder)
     tensors = plan(architecture, StoredTensors(base), kind)
+    if vocabulary.differs:
+        console.warn(
+            f"llama.cpp's tokens ({vocabulary.pre}) are not this tokenizer's for {vocabulary.differs}; "
+            "tunesmith serves by the tokenizer itself, other programs that run the GGUF file don't"
+        )
 
     def describe(writer: GGUFWriter) -> None:
         writer.add_type("model")
