@@ -69,14 +69,14 @@ def test_what_is_not_known_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="pre-tokenizer gpt-x") as refused:
         contract_of_gguf(unknown)
     assert "contract.json" in str(refused.value.fix)
-    with pytest.raises(ModelError, match="none, pre-tokenizer|holds no vocabulary"):
+    with pytest.raises(ModelError, match=r"none, pre-tokenizer|holds no vocabulary"):
         contract_of_gguf(renamed(file, tmp_path / "m.gguf", "tokenizer.ggml.model", b"model", b"mudel"))
 
 
 def test_other_ids_than_llama_cpps_are_seen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: digits cut otherwise."""
     monkeypatch.setitem(llama_cpp_contract._CUTS, "gpt-2", r"\p{L}+|\p{N}{1,2}|[^\p{L}\p{N}]+")
-    with pytest.raises(ModelError, match="gives other ids than llama.cpp, from token"):
+    with pytest.raises(ModelError, match=r"gives other ids than llama\.cpp, from token"):
         contract_of_gguf(file)
 
 
@@ -130,19 +130,17 @@ def write_with_pre(folder: Path, out: Path, name: str) -> None:
     control = {one["id"]: one["content"] for one in tokenizer["added_tokens"]}
     every = tokens | control
     ordered = [every.get(one, f"[PAD{one}]") for one in range(2048)]
-    kinds = [
-        TokenType.CONTROL if one in control else TokenType.NORMAL if one in tokens else TokenType.UNUSED
-        for one in range(2048)
-    ]
+    kinds = [TokenType.UNUSED] * 2048
+    for one in tokens:
+        kinds[one] = TokenType.NORMAL
+    for one in control:
+        kinds[one] = TokenType.CONTROL
     writer = GGUFWriter(out, "llama")
-    for key, value in (
-        ("context_length", 64),
-        ("embedding_length", 32),
-        ("block_count", 1),
-        ("feed_forward_length", 32),
-        ("attention.head_count", 1),
-    ):
-        writer.add_uint32(f"llama.{key}", value)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(name)

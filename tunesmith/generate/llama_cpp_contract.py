@@ -1,8 +1,8 @@
 """The Contract of a bare GGUF file: the one that lies beside it, or one made of the file's own vocabulary.
 
 A file of byte-level BPE (Llama 3, Qwen, GPT-2) holds tokens, merges and template; how text is cut before the merges is
-only named (`tokenizer.ggml.pre`). The names below are known, any other is refused, never guessed; and what was made must
-give the ids that llama.cpp gives on texts that tokenizers disagree about.
+only named (`tokenizer.ggml.pre`). The names below are known, any other is refused, never guessed; and what was made
+must give the ids that llama.cpp gives on texts that tokenizers disagree about.
 """
 
 from __future__ import annotations
@@ -197,14 +197,12 @@ def _tokenizer(file: GgufFile, tokens: list[str], cut: str) -> Mapping[str, Any]
 
 
 def _require_same_ids(file: GgufFile, contract: Contract) -> None:
-    prompt = contract.render([Message("user", NASTY[0])], answer_next=True)
-    texts = [*NASTY, prompt]
+    texts = [*NASTY, contract.render([Message("user", NASTY[0])], answer_next=True)]
     for text, theirs in zip(texts, tokens_by_llama_cpp(file.path, texts), strict=True):
-        if (ours := contract.tokens_of(text)) != theirs:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
-                min(len(ours), len(theirs)),
-            )
+        ours = contract.tokens_of(text)
+        if ours != theirs:
+            same = (a == b for a, b in zip(ours, theirs, strict=False))
+            at = next((i for i, equal in enumerate(same) if not equal), min(len(ours), len(theirs)))
             raise ModelError(
                 f"the tokenizer made of the file gives other ids than llama.cpp, from token {at} of {text[:40]!r} on",
                 where=str(file.path),

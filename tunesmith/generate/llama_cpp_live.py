@@ -21,7 +21,7 @@ Deliver = Callable[[Sequence[TokenEvent]], None]
 
 
 class LiveLlama:
-    """See `generate.protocol.LiveGenerator`. `contract`: the tokenizer of grammars; the file's own where none is given."""
+    """See `generate.protocol.LiveGenerator`. `contract`: grammars are for its tokenizer; else for the file's own."""
 
     def __init__(self, model: LlamaModel, contract: Contract | None = None) -> None:
         self.model, self._contract = model, contract

@@ -49,10 +49,10 @@ class LlamaModel:
         self.lock = threading.Lock()
         self._library = library
         model = self._load_weights(file)
-        self._close = weakref.finalize(self, library.llama_model_free, model)
-        self._adapter = self._load_adapter(model, file) if adapter else None
+        half = weakref.finalize(self, library.llama_model_free, model)
+        self._adapter = self._load_adapter(model, file, adapter) if adapter else None
         self._context = self._make_context(model, file, context)
-        self._close.detach()
+        half.detach()
         self._close = weakref.finalize(self, _free, library, self._context, model)
         self._memory = library.llama_get_memory(self._context)
         if self._adapter is not None:
@@ -171,13 +171,13 @@ class LlamaModel:
             )
         return int(model)
 
-    def _load_adapter(self, model: int, file: GgufFile) -> Any:
-        adapter = self._library.llama_adapter_lora_init(model, bytes(self.adapter or ""))
+    def _load_adapter(self, model: int, file: GgufFile, path: Path) -> Any:
+        adapter = self._library.llama_adapter_lora_init(model, bytes(path))
         if not adapter:
             console.note(complaints())
             raise ModelError(
                 f"this adapter does not fit the model: {last_complaint()}",
-                where=f"{self.adapter}, over {file.path}",
+                where=f"{path}, over {file.path}",
                 fix="use the GGUF of the base that the adapter was trained on",
             )
         return adapter

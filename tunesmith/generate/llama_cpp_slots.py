@@ -91,7 +91,7 @@ class LlamaSlots:
 
     @torch.no_grad()
     def step(self) -> list[TokenEvent]:
-        """One token more for each answer in progress, and first ones for prompts that were read within `BATCH` tokens."""
+        """One token more for each answer in progress, and the first ones of prompts that were read to their end."""
         writing = list(self._writing)
         events = self._read()
         if writing:
@@ -177,7 +177,7 @@ class LlamaSlots:
 
 
 def _held(rows: Sequence[Writing], logits_NV: Tensor) -> tuple[Tensor | None, dict[int, Exception]]:
-    """The logits with -inf at what the answers' grammars forbid (None where no answer has one), and which grammars fail."""
+    """The logits with -inf at what grammars forbid (None where no answer has one), and the rows whose grammar fails."""
     by_guide: dict[int, list[int]] = {}
     for row, one in enumerate(rows):
         if one.guide is not None:

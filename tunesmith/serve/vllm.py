@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import console
 from tunesmith.errors import ModelError, TunesmithError
-from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
+from tunesmith.generate.protocol import LiveLoad, LiveRequest, LiveToken, TokenEvent
 from tunesmith.serve.vllm_child import BASE, TOP, VllmChild, find_vllm, serve_command
 from tunesmith.serve.vllm_wire import answer_body, events_of, prompt_body, prompt_tokens, refusal, strange
 
@@ -212,7 +212,7 @@ class LiveVllm:
         return ModelError(f"vLLM broke off the answer: {error!r}", where="--engine vllm", fix="ask again")
 
     async def _write(self, ticket: int, request: LiveRequest) -> None:
-        told = ()
+        told: tuple[LiveToken, ...] = ()
         if request.prompt_logprobs:
             reply = await self._client.post(_URL, json=prompt_body(request))
             if reply.status_code != 200:

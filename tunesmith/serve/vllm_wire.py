@@ -1,7 +1,7 @@
 """What is said between tunesmith and vLLM: the fields of its /v1/completions (vLLM 0.12 and later).
 
 Token ids go in and come out (`prompt` as ids, `return_token_ids`); only our stop ids end an answer (`ignore_eos`).
-`structured_outputs` holds an answer to a JSON schema. A stream tells no ln p of the prompt, so these are asked for first.
+`structured_outputs` holds an answer to a JSON schema. A stream tells no ln p of the prompt: these are asked for first.
 """
 
 from __future__ import annotations
