@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             evaluate_options(one)
     one = add("predict", _predict, "answers for new rows; resumable")
-    one.add_argument("model", metavar="MODEL", help="RUN, folder or hub id")
+    one.add_argument("model", metavar="MODEL", help="RUN, folder, GGUF file, hub id or s3://…")
     one.add_argument("rows", type=Path, metavar="ROWS")
     one.add_argument("--out", type=Path, required=True, metavar="FILE")
     one.add_argument(
