@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -124,11 +125,10 @@ class _NoHold(Detokeniser):
 
 
 def test_mutant_detokenisers_are_caught(contract: Contract) -> None:
-    with pytest.raises(AssertionError):
-        parts = shown(_Halves(Pieces.of(contract)), contract.tokens_of(NASTY[0]))
-        assert "".join(parts) == NASTY[0]
+    parts = shown(_Halves(Pieces.of(contract)), contract.tokens_of(NASTY[0]))
+    assert "".join(parts) != NASTY[0] and any("\ufffd" in part for part in parts)
     bytes_of = [_LIKE.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in (0xC3, 0xA9, 0xFF)]
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError):  # é is shown, and is none once 0xFF has come
         assert "".join(shown(_NoHold(Pieces(_LIKE)), bytes_of)) == _LIKE.decode(bytes_of)  # type: ignore[arg-type]
 
 
@@ -170,7 +170,7 @@ def test_stop_strings_cut_at_the_same_place_wherever_the_borders_lie(
     text: str, stops: list[str], borders: list[int]
 ) -> None:
     at = sorted({0, len(text), *(one for one in borders if one < len(text))})
-    parts = [text[begin:end] for begin, end in zip(at, at[1:], strict=False)]
+    parts = [text[begin:end] for begin, end in itertools.pairwise(at)]
     seen, stopped = _read(StopFinder(stops), parts)
     assert ("".join(seen), stopped) == _cut(text, stops)
 
@@ -354,8 +354,7 @@ def test_answers_to_several_prompts_do_not_cross(made: Any, contract: Contract) 
 
 
 def test_defaults_are_what_was_measured(made: Any, contract: Contract) -> None:
-    _, _, live = found = made()
-    state, served, _ = found
+    state, _, live = made()
     measured = Served(
         "m", contract, live, "transformers", adapter="a", max_tokens=7, temperature=0.3, top_p=0.9
     )

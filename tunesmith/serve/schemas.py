@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.serve.protocol import Unservable
 
 _LARGE = 1 << 16  # bytes that are read beside the loop
+_MAYBE_INFINITE = re.compile(
+    rb"[0-9.][eE]\+?[0-9]{3}|[0-9]{300}"
+)  # 1e999 reads as infinite, which no schema may hold
 _MOST = 3  # problems of one request that are told
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
@@ -44,6 +49,11 @@ def _parse(raw: bytes) -> dict[str, Any]:
         data = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise Unservable(f"the body is not JSON: {error}") from None
+    if _MAYBE_INFINITE.search(raw):
+        try:
+            json.dumps(data, allow_nan=False)
+        except ValueError:
+            raise Unservable("the body is not JSON: a number is too large") from None
     if not isinstance(data, dict):
         raise Unservable("the body must be a JSON object")
     return data
