@@ -33,13 +33,13 @@ SCHEMA = {
 }
 
 
-def finished_run(folder: Path, skill: float = 0.9) -> Run:
+def finished_run(folder: Path, skill: float = 0.9, name: str = "") -> Run:
     """A run with a recipe, rows, curves, proofs, answers and a state."""
     import random
 
     test = reports(40, seed=2, name="test")
     run = write_run(folder, reports(60), validation=reports(20, seed=1, name="validation"), test=test)
-    run.recipe_file.write_text(json.dumps(recipe(name=folder.name).to_json()))
+    run.recipe_file.write_text(json.dumps(recipe(name=name or folder.name).to_json()))
     write_curves(run)
     rng = random.Random(4)
     for system, good in (("base", 0.2), ("tuned", skill)):
