@@ -305,6 +305,25 @@ def test_it_is_silent_and_tells_when_it_fails(
     assert "attn_q.weight" in capfd.readouterr().err
 
 
+def test_it_works_for_one_at_a_time_and_not_once_closed(
+    open_model: Callable[..., LlamaModel], contract: Contract, prompts: list[list[int]]
+) -> None:
+    model = open_model(slots=2)
+    begun = LlamaGenerator(model).generate(prompts, GREEDY, contract.stop_ids)
+    next(begun)
+    with pytest.raises(RuntimeError, match="at work for another"):
+        model.logits([[5]], [[True]])
+    model.close()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    for call in (lambda: model.logits([[5]], [[True]]), lambda: model.decode([5], [0], [0], [True])):
+        with pytest.raises(RuntimeError, match="has been closed"):
+            call()
+    with pytest.raises(ModelError, match="at most 256 answers side by side, not 1000"):
+        open_model(slots=1000)
+
+
 def test_closing_twice_and_never(open_model: Callable[..., LlamaModel], files: Path) -> None:
     model = open_model()
     model.close()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
-from tunesmith.errors import ModelError, NotFinite, TunesmithError
+from tunesmith.errors import ModelError, NotFinite
 from tunesmith.generate.llama_cpp_model import LlamaModel
 from tunesmith.generate.llama_cpp_slots import LlamaSlots, Writing
 from tunesmith.generate.protocol import Decoding, Generated, Guide, LiveToken
@@ -55,30 +55,45 @@ class LlamaGenerator:
         jobs = deque(
             sorted((one for one in numbers if one not in done), key=lambda one: -len(prompts[one[0]]))
         )
-        with self.model.lock:
-            slots = LlamaSlots(self.model)
-            written: dict[int, list[LiveToken]] = {}
-            names: dict[int, tuple[int, int]] = {}
-            try:
-                while jobs or slots.active:
-                    while jobs and slots.free:
-                        index, sample = jobs.popleft()
-                        ticket = len(names)
-                        names[ticket], written[ticket] = (index, sample), []
-                        key = stream_key(decoding.seed, index, sample)
-                        slots.admit(_writing(ticket, prompts[index], decoding, stop_ids, key, guide))
-                    for event in slots.step():
-                        if isinstance(event.error, TunesmithError):
-                            what, index = event.error.what, names[event.ticket][0]
-                            raise NotFinite(
-                                f"prompt {index}: {what}", where=event.error.where, fix=event.error.fix
-                            ) from None
-                        if event.token is not None:
-                            written[event.ticket].append(event.token)
-                        if event.end:
-                            yield _generated(names[event.ticket], written.pop(event.ticket), event.end)
-            finally:
-                slots.drop_all()
+        if not jobs:
+            return
+        self.model.claim()
+        try:
+            yield from self._run(prompts, jobs, decoding, stop_ids, guide)
+        finally:
+            self.model.release()
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        jobs: deque[tuple[int, int]],
+        decoding: Decoding,
+        stop_ids: frozenset[int],
+        guide: Guide | None,
+    ) -> Iterator[Generated]:
+        slots = LlamaSlots(self.model)
+        names: dict[int, tuple[int, int]] = {}
+        written: dict[int, list[LiveToken]] = {}
+        while jobs or slots.active:
+            while jobs and slots.free:
+                ticket = len(names)
+                names[ticket], written[ticket] = jobs.popleft(), []
+                index, sample = names[ticket]
+                key = stream_key(decoding.seed, index, sample)
+                slots.admit(_writing(ticket, prompts[index], decoding, stop_ids, key, guide))
+            for event in slots.step():
+                if event.error is not None:
+                    raise _of_prompt(event.error, names[event.ticket][0])
+                if event.token is not None:
+                    written[event.ticket].append(event.token)
+                if event.end:
+                    yield _generated(names[event.ticket], written.pop(event.ticket), event.end)
+
+
+def _of_prompt(error: Exception, index: int) -> Exception:
+    if isinstance(error, NotFinite):
+        return NotFinite(f"prompt {index}: {error.what}", where=error.where, fix=error.fix)
+    return error
 
 
 def _writing(

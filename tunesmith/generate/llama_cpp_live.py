@@ -53,7 +53,8 @@ class LiveLlama:
     def start(self, deliver: Deliver) -> None:
         """Begins to work. `deliver` gets the events of a step, on the generator's own thread."""
         if self._thread is not None:
-            raise RuntimeError("it has begun already")
+            raise RuntimeError("the generator has been started")
+        self.model.claim()
         self._thread = threading.Thread(target=self._run, args=(deliver,), name="llama.cpp", daemon=True)
         self._thread.start()
 
@@ -143,9 +144,9 @@ class LiveLlama:
 
     def _run(self, deliver: Deliver) -> None:
         try:
-            with self.model.lock:
-                self._work(LlamaSlots(self.model), deliver)
+            self._work(LlamaSlots(self.model), deliver)
         finally:
+            self.model.release()
             with self._changed:
                 self._closing = True
 

@@ -35,7 +35,7 @@ _NO_CELL = 1  # llama_decode: no room for the keys and values
 
 
 class LlamaModel:
-    """A loaded GGUF with `slots` sequences of `room` tokens each. Belongs to one thread at a time (`lock`).
+    """A loaded GGUF with `slots` sequences of `room` tokens each. Works for one at a time (`claim`).
 
     Weights in F32 compute in F32: keys and values too, and without flash attention, which rounds to F16 (measured on
     a CPU: logits within 2e-4 of transformers', against 4e-2). Else as llama.cpp's own programs do.
@@ -46,19 +46,19 @@ class LlamaModel:
         library = require_llama_cpp()
         forget_complaints()
         self.path, self.adapter, self.slots = file.path, adapter, slots
-        self.lock = threading.Lock()
+        self._busy = threading.Lock()
         self._library = library
         model = self._load_weights(file)
         half = weakref.finalize(self, library.llama_model_free, model)
         self._adapter = self._load_adapter(model, file, adapter) if adapter else None
-        self._context = self._make_context(model, file, context)
+        trained = int(library.llama_model_n_ctx_train(model)) or context
+        self._context = self._make_context(model, file, min(context, trained))
         half.detach()
         self._close = weakref.finalize(self, _free, library, self._context, model)
         self._memory = library.llama_get_memory(self._context)
         if self._adapter is not None:
             self._use_adapter()
         self.width = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(model)))
-        trained = int(library.llama_model_n_ctx_train(model)) or context
         self.room = min(context, trained, int(library.llama_n_ctx_seq(self._context)))
         self._batch = _Batch(library, max(BATCH, slots))
 
@@ -71,6 +71,12 @@ class LlamaModel:
         """
         if context < 1 or slots < 1:
             raise ValueError(f"context {context} and slots {slots} must be at least 1")
+        if slots > (most := int(require_llama_cpp().llama_max_parallel_sequences())):
+            raise ModelError(
+                f"llama.cpp writes at most {most} answers side by side, not {slots}",
+                where=str(path),
+                fix="ask for fewer: evaluate.batch, serve --slots",
+            )
         file = read_gguf(path)
         if file.is_adapter:
             raise ModelError(
@@ -99,6 +105,18 @@ class LlamaModel:
         """Frees the memory. A second time it is nothing."""
         self._close()
 
+    def claim(self) -> None:
+        """From now on it works for the caller, until `release`. RuntimeError where it works for somebody else."""
+        if not self._close.alive:
+            raise RuntimeError(f"{self.path} has been closed")
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(f"{self.path} is at work for another generator")
+
+    def release(self) -> None:
+        """Its slots are free, and anybody may claim it."""
+        self.forget_all()
+        self._busy.release()
+
     def __enter__(self) -> LlamaModel:
         return self
 
@@ -116,6 +134,8 @@ class LlamaModel:
         self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], wanted: Sequence[bool]
     ) -> Tensor:
         """fp32 [n, V]: logits behind the wanted ones of these tokens, in their order; keys and values are kept."""
+        if not self._close.alive:
+            raise RuntimeError(f"{self.path} has been closed")
         library, count = self._library, sum(map(bool, wanted))
         forget_complaints()
         code = library.llama_decode(self._context, self._batch.fill(tokens, positions, slots, wanted))
@@ -131,16 +151,19 @@ class LlamaModel:
 
     def forget(self, slot: int) -> None:
         """Frees a slot."""
-        self._library.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if self._close.alive:
+            self._library.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def forget_all(self) -> None:
         """Frees all slots, whatever state a failed step has left them in."""
-        self._library.llama_memory_clear(self._memory, True)
+        if self._close.alive:
+            self._library.llama_memory_clear(self._memory, True)
 
     def logits(self, ids: Sequence[Sequence[int]], wanted: Sequence[Sequence[bool]]) -> Tensor:
         """fp32 [n, V]: logits behind the wanted tokens of each row, row after row. Rows go through one by one."""
         found = []
-        with self.lock:
+        self.claim()
+        try:
             for row, marks in zip(ids, wanted, strict=True):
                 if len(row) > self.room:
                     raise ModelError(
@@ -153,6 +176,8 @@ class LlamaModel:
                     chunk = row[part.start : part.stop]
                     found.append(self.decode(chunk, part, [0] * len(part), marks[part.start : part.stop]))
                 self.forget(0)
+        finally:
+            self.release()
         return torch.cat(found) if found else torch.empty(0, self.width)
 
     # ---- loading

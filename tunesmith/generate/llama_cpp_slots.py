@@ -52,7 +52,7 @@ class Writing:
 
 
 class LlamaSlots:
-    """Who works in which slot of `model`. Used under the model's lock, on one thread."""
+    """Who works in which slot of `model`, which has been claimed. Used on one thread."""
 
     def __init__(self, model: LlamaModel) -> None:
         self.model = model
