@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class SchemaGuide:
         self._grammar = _grammar(schema)
         self._stop_ids, self._width = sorted(stop_ids), width
         try:
-            self._tokenizer = LLTokenizer(tokenizer_json, n_vocab=width, eos_token=self._stop_ids)
+            self._tokenizer = _tokenizer(tokenizer_json, width, tuple(self._stop_ids))
         except ValueError as error:
             raise ModelError(
                 f"answers can't be constrained with this tokenizer: {_first_line(error)}",
@@ -97,6 +98,12 @@ def require_schema(task: Task) -> Mapping[str, Any]:
             f"answers can't be held to this schema: {_first_line(said[0])}", where="data.schema", fix=_FIX
         )
     return schema
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(tokenizer_json: str, width: int, stop_ids: tuple[int, ...]) -> LLTokenizer:
+    """One for all grammars: a second's work where there are many tokens."""
+    return LLTokenizer(tokenizer_json, n_vocab=width, eos_token=list(stop_ids))
 
 
 def _grammar(schema: Mapping[str, Any]) -> str:

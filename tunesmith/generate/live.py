@@ -152,6 +152,7 @@ class LiveSlots:
 
     # ---- on its own thread
 
+    @torch.inference_mode()
     def _work(self, deliver: Callable[[Sequence[TokenEvent]], None]) -> None:
         session = self._session
         assert session is not None
