@@ -128,8 +128,8 @@ def _problems(schema: Mapping[str, Any], value: Any, whole: list[str]) -> dict[s
     made: dict[str, Problem] = {}
     try:
         errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
-    except Unresolvable as error:
-        whole.append(f"schema: it refers to {error.ref!r}, which it does not hold")
+    except Unresolvable as unknown:
+        whole.append(f"schema: it refers to {unknown.ref!r}, which it does not hold")
         return made
     for error in errors:
         place = ".".join(str(step) for step in error.absolute_path if not isinstance(step, int))

@@ -84,6 +84,8 @@ def next_lines(folder: Path, run: Run | None) -> dict[str, str]:
         words = ["tunesmith", "run", str(run.recipe_file)]
         for key, value in sets.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        if run.path.parent != Path("runs"):
+            words += ["--runs-dir", str(run.path.parent)]
         command = shlex.join(words)
     return {"recipe": _yaml(sets), "command": command}
 

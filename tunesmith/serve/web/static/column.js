@@ -60,7 +60,7 @@ export class Column {
     const known = models.find(model => model.name === this.model);
     this.about.textContent = known ? facts(known) : "";
     if (!known || known.state === "ready") put(this.state);
-    else if (known.state === "failed") put(this.state, trouble({ message: `This model ${STATES.failed}.`, fix: known.detail }));
+    else if (known.state === "failed") put(this.state, this.trouble.hasChildNodes() ? null : trouble({ message: `This model ${STATES.failed}: ${known.detail}` }));
     else if (known.state === "waiting") put(this.state, `This model ${STATES.waiting}.`);
     else this.showProgress(known);
   }
@@ -72,7 +72,7 @@ export class Column {
       this.told = h("span", {});
       put(this.state, this.told, this.bar);
     }
-    this.told.textContent = `Loading: ${known.detail || "the weights"}${known.done ? `, ${share} %` : ""}`;
+    this.told.textContent = `Loading: ${known.detail || "the weights"}${known.done ? `, ${share}\u00a0%` : ""}`;
     if (known.done) this.bar.value = share;
     else this.bar.removeAttribute("value");
   }

@@ -32,7 +32,7 @@ function notes(told, models, row, gold) {
     if (gold) made.push(`${name}: ${agreement(told.fields, i)}${one.right ? ", all right to the letter" : ""}.`);
   });
   const differ = told.fields.filter(line => line.differ).length;
-  if (models.length > 1 && told.fields.length) {
+  if (models.length > 1 && told.answers.every(one => one.json)) {
     made.push(differ ? `${differ} of ${told.fields.length} fields differ between the answers: they are marked.` : "Both answers say the same.");
   }
   if (!told.schema && told.answers.some(one => one.json)) made.push("No schema is known for this model, so only the answers are compared.");
