@@ -135,13 +135,13 @@ class Driver:
         if self.live._thread is None:
             self.live.start(lambda events: self.live.driver.hear(events))
         self.live.driver = self
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         for client in range(len(self.requests)):
             self._ask(client)
         self._done.wait()
         took = time.perf_counter() - begin
         waits = [self._first[ticket] - asked for ticket, asked in self._asked.items()]
-        return _figures(sum(map(len, self.answers.values())), took, waits)
+        return _figures(sum(map(len, self.answers.values())), took, waits, time.process_time() - cpu)
 
     def _ask(self, ticket: int) -> None:
         """Ticket t is request t // clients of client t % clients."""
@@ -176,7 +176,7 @@ def one_at_a_time(model: Any, prompts: Sequence[list[int]]) -> tuple[Figures, di
     answers: dict[int, list[int]] = {}
     with torch.no_grad():
         for turn in (prompts[:1], prompts):  # the first one warms up
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             for number, prompt in enumerate(turn):
                 ids = torch.tensor([prompt], device=model.device)
                 whole = model.generate(
@@ -185,7 +185,8 @@ def one_at_a_time(model: Any, prompts: Sequence[list[int]]) -> tuple[Figures, di
                 )  # fmt: skip
                 answers[number] = whole[0, len(prompt) :].tolist()
     took = time.perf_counter() - begin
-    return _figures(sum(map(len, answers.values())), took, []), answers
+    cpu = time.process_time() - cpu
+    return _figures(sum(map(len, answers.values())), took, [], cpu), answers
 
 
 # ---- over HTTP
@@ -341,8 +342,11 @@ def _shape(chosen: argparse.Namespace) -> tuple[Any, Any, list[list[int]]]:
     return model.eval(), contract, prompts
 
 
-def _figures(tokens: int, seconds: float, waits: Sequence[float]) -> Figures:
+def _figures(tokens: int, seconds: float, waits: Sequence[float], cpu: float | None = None) -> Figures:
+    """cpu: seconds that this process computed, on a machine with other work."""
     made: Figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+    if cpu is not None:
+        made["cpu_seconds"] = cpu
     if waits:
         cuts = statistics.quantiles(waits, n=100, method="inclusive")
         made |= {"first_token_p50": cuts[49], "first_token_p99": cuts[98]}
