@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -17,11 +18,14 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from exported_run import make_exported_run
 
 from tunesmith.contract import Contract
 from tunesmith.errors import AccessError, ModelError
 from tunesmith.opened.model import open_model
 from tunesmith.opened.place import find_model
+from tunesmith.serve.models import ServedModels
+from tunesmith.serve.protocol import ModelStatus
 from tunesmith.starter import base_folder
 from tunesmith.store.fetched import fetched
 
@@ -396,3 +400,56 @@ def test_a_connection_that_breaks(
     )
     ranges = [spec for name, spec in slow.asked if name == "model.safetensors" and spec]
     assert ranges == ["bytes=100000-"]
+
+
+def test_a_run_is_served_from_s3(aws: Any, tmp_path: Path) -> None:
+    """Its adapter live on the base; neither rows nor checkpoints come here."""
+    run = make_exported_run(tmp_path / "project")
+    run.write_json(run.report / "report.json", {"decoding": {"max_tokens": 77}})
+    address = upload(aws, run.path, "team/tiny")
+    models = ServedModels(address, {}, "auto", tmp_path / "runs", slots=2, context=64)
+    assert models.names() == ("tiny",) and models.status()[0].state == "waiting" and not cached(tmp_path)
+    served = asyncio.run(models.get("tiny"))
+    assert models.names() == ("tiny", "base") and served.max_tokens == 77
+    assert served.run is not None and served.run.name == "tiny" and served.run.path != run.path
+    there = {path.relative_to(served.run.path).parts[0] for path in served.run.path.rglob("*")}
+    assert "adapter" in there and not there & {"data", "checkpoints", "merged", "log.txt", "predictions"}
+    assert served.contract.sha256 == Contract.load(run.contract_folder).sha256
+    models.close()
+
+
+def test_progress_is_told_while_it_loads(
+    aws: Any, folder: Path, tmp_path: Path, slow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow.pause = 0.1
+    address = upload(aws, folder)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", slow.address)
+    models = ServedModels(address, {}, "auto", RUNS, slots=2, context=64)
+
+    async def watch() -> list[ModelStatus]:
+        asked, seen = asyncio.ensure_future(models.get("mine")), list[ModelStatus]()
+        while not asked.done():
+            seen += models.status()
+            await asyncio.sleep(0.02)
+        await asked
+        return seen
+
+    seen = asyncio.run(watch())
+    fetching = [one for one in seen if one.detail.startswith("fetching: ")]
+    assert {one.state for one in seen} <= {"waiting", "loading"} and len({one.done for one in fetching}) > 3
+    assert [one.done for one in fetching] == sorted(one.done for one in fetching) and "MB" in fetching[
+        0
+    ].detail
+    assert seen[-1].detail.startswith("loading ") and models.status()[0].state == "ready"
+    models.close()
+
+
+def test_a_failed_fetch_is_tried_again(aws: Any, folder: Path, tmp_path: Path) -> None:
+    address = upload(aws, folder, without="tokenizer.json")
+    models = ServedModels(address, {}, "auto", RUNS, slots=2, context=64)
+    with pytest.raises(AccessError, match=r"tokenizer\.json is missing"):
+        asyncio.run(models.get("mine"))
+    assert models.status()[0].state == "failed" and "is missing" in models.status()[0].detail
+    upload(aws, folder)
+    assert asyncio.run(models.get("mine")).name == "mine"
+    models.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def answer(served: Served) -> list[list[int]]:
 
 
 def written(live: Any, adapters: Sequence[str]) -> list[list[int]]:
-    ids: dict[int, list[int]] = {number: [] for number in range(len(adapters))}
+    ids: dict[int, list[int]] = {next(tickets): [] for _ in adapters}
     ended, left, failed = threading.Event(), set(ids), list[Exception]()
 
     def deliver(events: Sequence[TokenEvent]) -> None:
@@ -70,8 +72,7 @@ def written(live: Any, adapters: Sequence[str]) -> list[list[int]]:
     if live not in started:
         live.start(lambda events: deliverers[live](events))
         started.append(live)
-    for ticket, adapter in enumerate(adapters):
-        prompt = PROMPTS[ticket % len(PROMPTS)]
+    for ticket, adapter, prompt in zip(ids, adapters, PROMPTS, strict=True):
         live.submit(ticket, LiveRequest(prompt, TOKENS, frozenset(), adapter=adapter))
     assert ended.wait(60) and not failed
     return list(ids.values())
@@ -83,6 +84,7 @@ def of_run(served: Served) -> str | None:
 
 deliverers: dict[Any, Callable[[Sequence[TokenEvent]], None]] = {}
 started: list[Any] = []
+tickets = count(1)
 
 
 def alone(runs: Path, name: str, tuned: bool) -> list[list[int]]:
@@ -127,6 +129,11 @@ def test_a_run_its_base_and_another_adapter(runs: Path, monkeypatch: pytest.Monk
     loads = counted(monkeypatch)
     models = ServedModels("tiny", {"second": Path("other")}, "auto", runs, slots=8, context=64)
     assert models.names() == ("tiny", "base", "second") and not loads
+    assert [one.facts["run"] for one in models.status()] == [
+        "tiny",
+        "tiny",
+        "other",
+    ]  # before anything is loaded
     assert [one.state for one in models.status()] == ["waiting"] * 3
     served = asyncio.run(all_of(models, "base", "tiny", "second", "tiny"))
     assert len(loads) == 1 and len({id(one.live) for one in served}) == 1
@@ -317,3 +324,36 @@ def test_a_gguf_file(runs: Path, tmp_path: Path, llama_cpp: Any) -> None:
     with pytest.raises(ModelError, match="not whole"):
         asyncio.run(models.get("half"))
     assert models.status()[0].state == "failed"
+
+
+def test_vllm_behind_the_names(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in child process: real vLLM needs a card. Its tokens tell which adapter it was asked for."""
+    program = tmp_path / "vllm"
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("vllm_standin.py")} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("TUNESMITH_VLLM", str(program))
+    journal = tmp_path / "journal.jsonl"
+    monkeypatch.setenv("STANDIN_JOURNAL", str(journal))
+    models = ServedModels("tiny", {"second": Path("other")}, "vllm", runs, slots=4, context=64)
+    served = asyncio.run(all_of(models, "tiny", "base", "second"))
+    assert [one.engine for one in served] == ["vllm"] * 3
+    assert len({id(one.live) for one in served}) == 1 and served[0].live.adapters == ("tiny", "second")
+    assert [len(answer(one)[0]) for one in served] == [TOKENS] * 3
+    models.close()
+    told = journal.read_text()
+    assert all(str(runs / name / "adapter") in told for name in ("tiny", "other"))
+    quantised = runs / "tiny" / "recipe.yaml"
+    kept = quantised.read_text()
+    lock = (runs / "tiny" / "lock.json").read_text()
+    try:
+        quantised.write_text(kept.replace("quantize: none", "quantize: nf4"))
+        (runs / "tiny" / "lock.json").write_text(
+            lock.replace('"model.quantize": "none"', '"model.quantize": "nf4"')
+        )
+        with pytest.raises(ModelError, match="not from its nf4 image"):
+            asyncio.run(ServedModels("tiny", {}, "vllm", runs).get("tiny"))
+    finally:
+        quantised.write_text(kept)
+        (runs / "tiny" / "lock.json").write_text(lock)

@@ -292,11 +292,12 @@ def _recipe(run: Run) -> Recipe:
 
 
 def _decoding(recipe: Recipe, run: Run) -> Decoding:
-    """As it was measured; where the rows are not here (a run that was fetched in part), as the recipe says."""
+    """As it is measured; where the rows are not here (a run that was fetched), as the report says, else the recipe."""
     if (run.data / "train.jsonl").is_file():
         return run_decoding(recipe, run)
     given = recipe.evaluate.decoding
-    longest = LONGEST if given.max_tokens == "auto" else given.max_tokens
+    told = run.read_json(run.report / "report.json").get("decoding", {}).get("max_tokens", LONGEST)
+    longest = int(told) if given.max_tokens == "auto" else given.max_tokens
     return Decoding(longest, given.temperature, given.top_p, given.seed, given.samples)
 
 

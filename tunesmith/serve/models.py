@@ -24,6 +24,7 @@ from tunesmith.lookup import nearest
 from tunesmith.opened.adapters import Adapter, find_adapter
 from tunesmith.opened.model import Opened, chosen_engine, open_model
 from tunesmith.opened.place import Place, address_name, find_model
+from tunesmith.run import Run
 from tunesmith.serve.protocol import ModelStatus, Served, UnknownModel
 from tunesmith.store.hub import watched
 
@@ -79,8 +80,10 @@ class ServedModels:
         self._closed = False
         place = find_model(model, runs_dir, fetch=False)  # None: in S3, told when it is here
         self._adapters = [find_adapter(name, path, runs_dir) for name, path in (adapters or {}).items()]
-        self._facts: dict[str, dict[str, Any]] = {}
         own = (address_name(model),) if place is None else self._own_names(place)
+        run = place.run if place else None
+        self._facts: dict[str, dict[str, Any]] = {name: {"run": self._run_name(run)} for name in own if run}
+        self._facts |= {one.name: {"run": self._run_name(one.run)} for one in self._adapters if one.run}
         self._require_names(own)
         self._loads = self._plan(place, own)
 
@@ -270,19 +273,25 @@ class ServedModels:
                     f"{one.name!r} is the model's own name", where="--adapter", fix="give the adapter another"
                 )
 
+    def _run_name(self, run: Run | None) -> str | None:
+        """Its name under --runs-dir, else its path."""
+        if run is None:
+            return None
+        known = (self._runs_dir / run.name).resolve() == run.path.resolve()
+        return run.name if known else str(run.path.resolve())
+
     def _told(self, served: Served, opened: Opened) -> dict[str, Any]:
         """What /v1/models and the pages say of it."""
-        run = served.run
-        known = run is not None and (self._runs_dir / run.name).resolve() == run.path.resolve()
         return {
             "engine": served.engine,
             "base": opened.base.name if opened.base else None,
             "revision": opened.base.revision if opened.base else None,
             "adapter": served.adapter or None,
-            "run": (run.name if known else str(run.path.resolve())) if run else None,
+            "run": self._run_name(served.run),
             "quantize": None if opened.base is None else opened.quantize,
             "dtype": opened.dtype,
             "context": served.live.room,
+            "created": served.created,
         }
 
 

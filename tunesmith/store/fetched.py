@@ -30,9 +30,16 @@ from tunesmith.store.s3 import S3, Found
 SUMS = "SHA256SUMS"
 # never code, never pickles
 MODEL = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", SUMS, "README.md")
-RUN = ("*.json", "recipe.yaml", "data/*", "tokenizer/*.json", "tokenizer/*.jinja", "tokenizer/tokenizer.model", *(
-    f"adapter/{one}" for one in MODEL
-))  # fmt: skip
+# rows have no business on a server
+RUN = (
+    "*.json",
+    "recipe.yaml",
+    "report/report.json",
+    "tokenizer/*.json",
+    "tokenizer/*.jinja",
+    "tokenizer/tokenizer.model",
+    *(f"adapter/{one}" for one in MODEL),
+)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _AT_ONCE = 4  # files
 _LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>.+)")
