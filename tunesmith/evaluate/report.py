@@ -16,6 +16,7 @@ from tunesmith.evaluate.score import Systems, load_systems, told_in, with_bertsc
 from tunesmith.evaluate.shown import markdown, page
 from tunesmith.evaluate.shown.examples import quote, stop_share
 from tunesmith.evaluate.shown.redaction import redacted
+from tunesmith.evaluate.systems import exported
 from tunesmith.recipe import Recipe
 from tunesmith.rows import Rows
 from tunesmith.run import Run, sha256_file, write_atomic
@@ -36,7 +37,7 @@ def write_report(recipe: Recipe, run: Run, *, redact: bool | None = None) -> dic
     if redact is None:
         redact = bool(run.read_json(run.report / "report.json").get("redacted"))
     scored = scored_rows(recipe, run)
-    told = told_in(run.read_json(run.report / SYSTEMS_FILE))
+    told = told_in(exported(run) | run.read_json(run.report / SYSTEMS_FILE))
     systems = load_systems(run.predictions, scored.examples, run_task(recipe, run), told)
     systems = with_likelihood(systems, read_lines(run.report / LIKELIHOOD_FILE))
     near = read_lines(run.report / bertscore_counts.FILE)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tunesmith import console
 from tunesmith.errors import TunesmithError
@@ -26,6 +26,7 @@ from tunesmith.run import Run, write_atomic
 Kind = Literal["tuned", "base", "floor", "prompt", "constrained", "quantised", "exported", "other"]
 SYSTEMS_FILE = "systems.json"
 HELD = ("nf4", "int8")  # ways to hold a base that a card trains on as well
+EXPORTED = re.compile(r"merged|nf4|int8|gguf-.+")
 _OURS = re.compile(r"(tuned|base)-constrained|zero-shot|\d+-(shot|nearest)|prompt-.+|base-(nf4|int8)")
 _EVALUATES = ("tuned", "base", "floor", "prompt", "constrained", "quantised")
 _FLOORS = {
@@ -140,11 +141,13 @@ def settle(run: Run, systems: Sequence[System]) -> None:
 
 
 def forget_merged(run: Run) -> None:
-    """Where tuned has answered anew, the answers of export's model (by another decoding, say) are no match any more."""
-    path = run.predictions / "merged.jsonl"
-    if path.exists():
+    """Where tuned has answered anew, the answers of export's models (by another decoding, say) are no match any more."""
+    found = [path for path in sorted(run.predictions.glob("*.jsonl")) if EXPORTED.fullmatch(path.stem)]
+    for path in found:
         path.unlink()
-        console.note("merged is left out of the report until it is exported again: tuned has answered anew")
+        console.note(
+            f"{path.stem} is left out of the report until it is exported again: tuned has answered anew"
+        )
 
 
 def give(run: Run, name: str, lines: bytes, note: str) -> None:
@@ -153,7 +156,8 @@ def give(run: Run, name: str, lines: bytes, note: str) -> None:
     known = before.get(name, {}).get(
         "kind", "exported" if (run.predictions / f"{name}.jsonl").exists() else ""
     )
-    if known not in ("", "other") or name in (*_FLOORS, "tuned", "base") or _OURS.fullmatch(name):
+    ours = name in (*_FLOORS, "tuned", "base") or _OURS.fullmatch(name) or EXPORTED.fullmatch(name)
+    if known not in ("", "other") or ours:
         raise TunesmithError(
             f"this run has a system of its own that is called {name}",
             where=str(run.predictions),
@@ -178,8 +182,27 @@ def described(run: Run) -> dict[str, dict[str, str]]:
     """name → kind, shown, note of every predictions file: as systems.json says, or made by export."""
     known = run.read_json(run.report / SYSTEMS_FILE)
     names = sorted(path.stem for path in run.predictions.glob("*.jsonl"))
-    exported = {
-        name: {"kind": "exported", "shown": name, "note": "made by export, scored on the same rows"}
-        for name in names
-    }
-    return {name: known.get(name, exported[name]) for name in [*known, *exported] if name in exported}
+    plain = {"kind": "exported", "note": "made by export, scored on the same rows"}
+    made = {name: plain | {"shown": name} for name in names} | exported(run)
+    return {name: known.get(name, made[name]) for name in [*known, *names] if name in names}
+
+
+def exported(run: Run) -> dict[str, dict[str, str]]:
+    """name → kind, shown, note of what export.json says was made."""
+    found = run.read_json(run.export_file).get("artifacts", {})
+    return {name: _exported(name, one) for name, one in found.items()}
+
+
+def _exported(name: str, one: Mapping[str, Any]) -> dict[str, str]:
+    kind, held = str(one.get("type", "")), {"nf4": "NF4", "int8": "8 bits"}
+    shown, what = {
+        "quantised": (f"merged, {name}", f"the merged model held in {held.get(kind, kind)}"),
+        "gguf": (f"GGUF {kind}", f"the merged model as GGUF {kind}, run by llama.cpp"),
+        "adapter": ("GGUF adapter", "the adapter as GGUF over the base's GGUF, run by llama.cpp"),
+    }.get(str(one.get("kind")), (name, f"the adapter merged into the base ({kind})"))
+    told = [what, f"{one['bytes'] / 1e6:,.1f} MB"]
+    if one.get("tokens_per_second"):
+        told.append(f"{one['tokens_per_second']:,.0f} tokens/s on the machine that exported it")
+    if "logits" in one:
+        told.append(f"{one['logits']['greedy']:.1%} of likeliest tokens as the live adapter's")
+    return {"kind": "exported", "shown": shown, "note": "; ".join(told)}

@@ -54,9 +54,9 @@ class QuantisedFolder:
         return yard.against_live(found)
 
     def answer(self, path: Path, name: str) -> float | None:
-        """By our generator, in the type that the folder's other weights have."""
+        """By our generator, in the type of training, so that only the weights differ from the live adapter's."""
         job = self.job
-        model = folder_model(path, job.dtype, job.device)
+        model = folder_model(path, job.trained_in, job.device)
         speed = answer(job.recipe, job.run, model, job.scored.examples, name)
         del model
         free()

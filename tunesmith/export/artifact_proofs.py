@@ -57,7 +57,7 @@ def equals_quantised_in_memory(name: str, found: Tensor, in_memory: Tensor, sing
 
 
 def keeps_adapter(name: str, found: Tensor, merged: Tensor, base: Tensor) -> Proof:
-    """Nearer to the merged model than to the base: the share of the adapter's effect that is still there is over a half.
+    """Nearer to the merged model than to the base: more than half of the adapter's effect is left.
 
     Share: the projection of (found − base) on (merged − base), 1 for the merged model itself, 0 for the base.
     """

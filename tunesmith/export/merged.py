@@ -1,4 +1,4 @@
-"""The adapter merged into its base as a 16-bit folder: written, chosen between two bases, proved against the live adapter."""
+"""The adapter merged into its base as a 16-bit folder: written, chosen between two bases, proved, scored."""
 
 from __future__ import annotations
 

@@ -130,5 +130,5 @@ def _require_memory(recipe: Recipe, numbers: Numbers) -> None:
             f"the merged model takes about {need / 2**30:,.0f} GiB of memory to be proved; the card has "
             f"{card / 2**30:,.0f}, the machine {machine / 2**30:,.0f}",
             where="export",
-            fix="export: {merged: false}, with no gguf and no quantized, leaves the adapter alone; or use a larger machine",
+            fix="export: {merged: false} without gguf and quantized leaves the adapter alone; or use a larger machine",
         )

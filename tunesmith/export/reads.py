@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contract import DATE, Contract
+from tunesmith.errors import ModelError
 from tunesmith.example import Example, Message
 from tunesmith.export.record import proof_prefix
+from tunesmith.generate.llama_cpp_contract import tokens_by_llama_cpp
 from tunesmith.generate.llama_cpp_file import read_gguf
+from tunesmith.generate.llama_cpp_library import require_llama_cpp
 from tunesmith.proof import Proof
 from tunesmith.templates import compile_template
 
@@ -60,21 +63,15 @@ def gguf_tokens_equal(name: str, path: Path, contract: Contract, examples: Seque
         if f"tokenizer.ggml.{one}_token_id" in meta
     }
     render = compile_template(str(meta.get("tokenizer.chat_template", "")), DATE)
-    vocabulary = _vocabulary(path)
-    wrong: list[str] = []
     rows = examples[:ROWS]
+    texts: list[str] = []
+    wanted: list[list[int]] = []
     for row in rows:
-        known = row.messages if row.answer is not None else row.prompt
-        wanted = {
-            True: contract.prompt_ids(row.prompt),
-            False: contract.tokens_of(contract.render(known, answer_next=False)),
-        }
-        for answer_next, ids in wanted.items():
-            text = render(_turns(row.prompt if answer_next else known), answer_next, special)
-            found = vocabulary.tokenize(text.encode(), add_bos=False, special=True)
-            if found != ids:
-                wrong.append(row.id)
-                break
+        whole = row.messages if row.answer is not None else row.prompt
+        texts += [render(_turns(row.prompt), True, special), render(_turns(whole), False, special)]
+        wanted += [contract.prompt_ids(row.prompt), contract.tokens_of(contract.render(whole, False))]
+    found = tokens_by_llama_cpp(path, texts)
+    wrong = [row.id for i, row in enumerate(rows) if found[2 * i : 2 * i + 2] != wanted[2 * i : 2 * i + 2]]
     detail = f"{len(rows)} rows whose text llama.cpp, by the file's own template, makes other ids of"
     if wrong:
         detail += f" (the first: {wrong[0]})"
@@ -83,13 +80,8 @@ def gguf_tokens_equal(name: str, path: Path, contract: Contract, examples: Seque
 
 def gguf_stops_equal(name: str, path: Path, contract: Contract) -> Proof:
     """llama.cpp ends an answer at every stop of the contract, and at nothing that is text."""
-    from llama_cpp import llama_cpp
-
     meta = read_gguf(path).metadata
-    vocabulary = llama_cpp.llama_model_get_vocab(_vocabulary(path).model)
-    count = llama_cpp.llama_vocab_n_tokens(vocabulary)
-    ends = {token for token in range(count) if llama_cpp.llama_vocab_is_eog(vocabulary, token)}
-    control = {token for token in ends if llama_cpp.llama_vocab_is_control(vocabulary, token)}
+    ends, control = _ends(path)
     declared = {
         int(meta[key])
         for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
@@ -103,20 +95,30 @@ def gguf_stops_equal(name: str, path: Path, contract: Contract) -> Proof:
         *(f"{token} is named as an end and is none" for token in sorted(foreign)),
         *(f"{token} is text and ends an answer" for token in sorted(text - foreign)),
     ]
-    detail = f"tokens that end an answer in llama.cpp and don't in the contract ({sorted(contract.stop_ids)}), or the other way"
+    stops = ", ".join(map(str, sorted(contract.stop_ids)))
+    detail = (
+        f"tokens that end an answer in llama.cpp and not in the contract ({stops}), or the other way round"
+    )
     if faults:
         detail += f": {'; '.join(faults[:5])}"
     return Proof(f"{proof_prefix(name)}stops_equal", not faults, len(faults), 0, detail)
 
 
-def _vocabulary(path: Path) -> Any:
-    """llama.cpp with the file's tokenizer alone."""
-    from llama_cpp import Llama
-
-    from tunesmith.generate.llama_cpp_library import require_llama_cpp
-
-    require_llama_cpp()  # turns its log off
-    return Llama(str(path), vocab_only=True, verbose=False)
+def _ends(path: Path) -> tuple[set[int], set[int]]:
+    """The tokens at which llama.cpp ends an answer, and those of them that are control tokens."""
+    library = require_llama_cpp()
+    parameters = library.llama_model_default_params()
+    parameters.vocab_only, parameters.n_gpu_layers = True, 0
+    model = library.llama_model_load_from_file(bytes(path), parameters)
+    if not model:
+        raise ModelError("llama.cpp can't read this file's vocabulary", where=str(path))
+    try:
+        vocabulary = library.llama_model_get_vocab(model)
+        count = library.llama_vocab_n_tokens(vocabulary)
+        ends = {token for token in range(count) if library.llama_vocab_is_eog(vocabulary, token)}
+        return ends, {token for token in ends if library.llama_vocab_is_control(vocabulary, token)}
+    finally:
+        library.llama_model_free(model)
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:

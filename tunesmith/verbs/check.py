@@ -17,12 +17,14 @@ from tunesmith.data.shown.table import say_report
 from tunesmith.engine.cards import card_of
 from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.evaluate import prompts
+from tunesmith.export.preflight import require_exportable
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import own_metrics
 from tunesmith.tasks.answered import gold_of
 from tunesmith.train import trackers
 from tunesmith.train.order import Order
 from tunesmith.verbs.foretell import foretell
+from tunesmith.view import words
 from tunesmith.view.scored import task_of
 
 _LEARNED, _GIVEN, _END = "\033[1;32m", "\033[2m", "\033[0m"
@@ -70,6 +72,7 @@ def check(
         _judge(recipe, prepared)
         _schedule(recipe, prepared)
         _task(recipe, prepared)
+        told |= {"disk": _export(recipe, base, prepared, runs_dir)}
         if card is not None:
             told |= {"forecast": foretell(recipe, base, prepared, card, price)}
     except TunesmithError as error:
@@ -145,6 +148,16 @@ def _task(recipe: Recipe, prepared: Prepared) -> None:
         from tunesmith.generate.guide import require_schema
 
         require_schema(task)
+
+
+def _export(recipe: Recipe, base: Base, prepared: Prepared, runs_dir: Path) -> list[dict[str, Any]]:
+    """What a run to its end will lie on disk, each thing; raises what export would raise."""
+    items = require_exportable(recipe, base, runs_dir / recipe.name, contract=prepared.contract)
+    listed = ", ".join(
+        f"{one.name} {words.size(one.bytes)}" + (" (passing)" if one.passing else "") for one in items
+    )
+    console.say_under("disk", f"about {words.size(sum(one.bytes for one in items))} at most: {listed}")
+    return [one._asdict() for one in items]
 
 
 def _show(contract: Contract, prepared: Prepared, count: int) -> None:

@@ -1,0 +1,393 @@
+"""Stage export beyond merged/: honest things pass for several seeds and kinds; each mistake fails the proof against it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import recipe, reports
+from transformers import AutoModelForCausalLM
+
+from tunesmith.base import resolve
+from tunesmith.contract import Contract
+from tunesmith.errors import ProofFailed
+from tunesmith.export import artifact_gguf, artifact_proofs, artifacts, record
+from tunesmith.export.export import export
+from tunesmith.export.measure import folder_model, logits, proof_rows
+from tunesmith.model.adapter import save_adapter
+from tunesmith.model.load import load_model
+from tunesmith.model.lora import adapters, add_lora
+from tunesmith.recipe import Recipe, Tune
+from tunesmith.rows import Rows, write_rows
+from tunesmith.run import Run
+from tunesmith.starter import base_folder
+from tunesmith.statistics import Interval
+
+TRAIN, TEST = reports(6, seed=1, name="train"), reports(4, seed=3, name="test")
+TUNE = {"rank": 4, "alpha": 8.0}
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    """The starter: 256 wide, so that K-quants are what their names say, and of a vocabulary that llama.cpp reads."""
+    return base_folder()
+
+
+def recipe_for(base: Path, dtype: str = "float32", **export: Any) -> Recipe:
+    model = {"base": str(base), "dtype": dtype}
+    evaluate = {"batch": 4, "decoding": {"max_tokens": 4}}
+    return recipe(model=model, evaluate=evaluate, tune=TUNE, export=export)
+
+
+def write_adapter(base: Path, folder: Path, seed: int = 1) -> None:
+    model = load_model(resolve(recipe_for(base).model), dtype="float32")
+    add_lora(model, Tune(**TUNE), seed=seed)
+    torch.manual_seed(seed)
+    for adapter in adapters(model):
+        adapter.B.data.normal_(0.0, 0.03)
+    save_adapter(model, folder, str(base), Tune(**TUNE))
+
+
+def new_run(base: Path, folder: Path, seed: int = 1) -> Run:
+    run = Run(folder)
+    contract = Contract.make(base)
+    contract.save(run.contract_folder, run.contract_folder / "tokenizer")
+    for split, rows in (("train", TRAIN), ("test", TEST)):
+        write_rows(run.data, split, [(row, contract.encode(row)) for row in rows])
+    write_adapter(base, run.adapter, seed)
+    return run
+
+
+@pytest.fixture
+def run(base: Path, tmp_path: Path) -> Run:
+    return new_run(base, tmp_path / "tiny")
+
+
+def outcomes(run: Run) -> dict[str, bool]:
+    return {proof["name"]: proof["passed"] for proof in run.proofs()}
+
+
+def checked(folder: Path) -> set[str]:
+    """Names in SHA256SUMS, once sha256sum agrees."""
+    said = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stdout
+    return {line.partition(":")[0] for line in said.stdout.splitlines()}
+
+
+# ---- honest things
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_quantised_folders_are_proved_for_several_seeds(base: Path, tmp_path: Path, seed: int) -> None:
+    run = new_run(base, tmp_path / "tiny", seed)
+    export(recipe_for(base, "float32" if seed else "bfloat16", quantized=["nf4", "int8"]), run)
+    assert all(outcomes(run).values())
+    for kind in ("nf4", "int8"):
+        assert {f"{kind}_equals_quantised_in_memory", f"{kind}_keeps_adapter"} <= set(outcomes(run))
+        assert {"config.json", "contract.json", "model.safetensors"} <= checked(run.quantized / kind)
+        lines = (run.predictions / f"{kind}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [row.id for row in TEST]
+    assert "adapter_model.safetensors" in checked(run.adapter)
+    assert not list(run.path.glob(".export*"))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_transformers_loads_quantised_folders_unchanged(base: Path, run: Run, kind: str) -> None:
+    export(recipe_for(base, quantized=[kind]), run)
+    model = AutoModelForCausalLM.from_pretrained(run.quantized / kind, dtype=torch.bfloat16)
+    assert model.is_quantized
+    rows = proof_rows(Rows.open(run.data, "test"), [0])
+    ours = logits(folder_model(run.quantized / kind, torch.bfloat16, torch.device("cpu")), rows)
+    dense = logits(folder_model(run.merged, torch.bfloat16, torch.device("cpu")), rows)
+    with torch.no_grad():
+        theirs = model(torch.tensor([rows.ids[0]])).logits[0].float()
+    positions = [t - 1 for t, learned in enumerate(rows.learned[0]) if learned]
+    # transformers rounds an 8-bit linear's inputs to 8 bits too; ours rounds no inputs
+    limit = 0.5 if kind == "int8" else 0.25
+    off = float((theirs[positions] - ours).square().mean().sqrt())
+    assert off < max(limit * float((ours - dense).square().mean().sqrt()), 0.03)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_stored_bytes_are_those_that_transformers_writes(
+    base: Path, run: Run, kind: str, tmp_path: Path
+) -> None:
+    from transformers import BitsAndBytesConfig
+
+    export(recipe_for(base, quantized=[kind]), run)
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    config = BitsAndBytesConfig(**(four if kind == "nf4" else {"load_in_8bit": True}))
+    model = AutoModelForCausalLM.from_pretrained(run.merged, quantization_config=config, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "theirs")
+    theirs = load_file(tmp_path / "theirs" / "model.safetensors")
+    ours = load_file(run.quantized / kind / "model.safetensors")
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        if "quant_state" in name:  # JSON, ours filled up with blanks
+            told = json.loads(bytes(ours[name].tolist()))
+            assert told["shape"] == json.loads(bytes(tensor.tolist()))["shape"]
+        else:
+            assert torch.equal(ours[name], tensor), name
+
+
+def gguf_kinds(seed: int) -> list[str]:
+    return [["F32", "Q8_0", "Q4_K_M"], ["F16", "Q6_K"], ["BF16", "Q5_K_M"]][seed]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gguf_files_are_proved_for_several_seeds_and_kinds(
+    base: Path, tmp_path: Path, llama_cpp: Any, seed: int
+) -> None:
+    run = new_run(base, tmp_path / "tiny", seed)
+    kinds = gguf_kinds(seed)
+    export(recipe_for(base, "bfloat16" if seed == 2 else "float32", gguf=kinds, adapter_gguf=True), run)
+    found = outcomes(run)
+    assert all(found.values())
+    for kind in kinds:
+        exact = kind in ("F32", "F16", "BF16")
+        assert f"gguf_{kind}_{'computes_as_merged' if exact else 'is_merged_quantised'}" in found
+        assert {f"gguf_{kind}_tokens_equal", f"gguf_{kind}_stops_equal", f"gguf_{kind}_answers_end"} <= set(
+            found
+        )
+        assert (run.predictions / f"gguf-{kind}.jsonl").is_file()
+    assert "gguf_adapter_computes_as_merged" in found
+    files = {f"tiny-{kind}.gguf" for kind in [*kinds, "adapter"]}
+    assert files | {"contract.json", "tokenizer.json"} <= checked(run.gguf)
+    entry = record.entry(run, f"gguf-{kinds[0]}")
+    assert entry["bytes"] > 0
+    assert entry["logits"]["greedy"] > 0.9
+    assert entry["metric"]
+
+
+# ---- mistakes
+
+
+def test_weights_of_another_folder_fail(
+    base: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quant of the wrong base: the base's own weights in nf4, without the adapter."""
+    from tunesmith.export import artifact_folder
+
+    right = artifact_folder.write_quantized
+    monkeypatch.setattr(
+        artifact_folder, "write_quantized", lambda _, *rest, **more: right(base, *rest, **more)
+    )
+    with pytest.raises(ProofFailed, match="nf4_equals_quantised_in_memory"):
+        export(recipe_for(base, quantized=["nf4"]), run)
+    assert run.merged.exists()
+    assert not (run.quantized / "nf4").exists()
+    assert not (run.predictions / "nf4.jsonl").exists()
+
+
+def test_a_template_with_one_line_more_fails(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.export import artifact_folder
+
+    right = artifact_folder.complete
+
+    def complete(folder: Path, *given: Any) -> None:
+        right(folder, *given)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text())
+        config["chat_template"] = "\n\n" + config["chat_template"]
+        path.write_text(json.dumps(config))
+
+    monkeypatch.setattr(artifact_folder, "complete", complete)
+    with pytest.raises(ProofFailed, match="nf4_renders_as_contract"):
+        export(recipe_for(base, quantized=["nf4"]), run)
+
+
+def test_a_wrong_stop_in_the_folder_fails(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.export import artifact_folder
+
+    right = artifact_folder.complete
+
+    def complete(folder: Path, *given: Any) -> None:
+        right(folder, *given)
+        path = folder / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [3]}))
+
+    monkeypatch.setattr(artifact_folder, "complete", complete)
+    with pytest.raises(ProofFailed, match="nf4_renders_as_contract"):
+        export(recipe_for(base, quantized=["nf4"]), run)
+
+
+def edit_writer(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:
+    """GGUFWriter with its keys changed before they are written."""
+    import gguf
+
+    right = gguf.GGUFWriter.write_header_to_file
+
+    def write(self: Any, *given: Any, **more: Any) -> Any:
+        change(self)
+        return right(self, *given, **more)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", write)
+
+
+def set_key(name: str, make: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def change(writer: Any) -> None:
+        for part in writer.kv_data:
+            if name in part:
+                part[name].value = make(part[name].value)
+
+    return change
+
+
+def wrong_rope(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    from tunesmith.export.gguf import tensors
+
+    monkeypatch.setattr(tensors, "permuted_heads", lambda *_: 0)
+
+
+def dropped_lora(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    """The file is made of a merged folder in which one layer has no adapter."""
+    right = artifact_gguf.write_gguf
+
+    def write(folder: Path, out: Path, *rest: Any, **more: Any) -> None:
+        from safetensors.torch import save_file
+
+        other = out.parent / "other"
+        shutil.copytree(folder, other)
+        own, plain = load_file(other / "model.safetensors"), load_file(base / "model.safetensors")
+        own |= {name: plain[name] for name in own if ".layers.1." in name}
+        save_file(own, other / "model.safetensors")
+        right(other, out, *rest, **more)
+
+    monkeypatch.setattr(artifact_gguf, "write_gguf", write)
+
+
+def wrong_base(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    right = artifact_gguf.write_gguf
+    monkeypatch.setattr(artifact_gguf, "write_gguf", lambda _, *rest, **more: right(base, *rest, **more))
+
+
+def wrong_stop(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    edit_writer(monkeypatch, set_key("tokenizer.ggml.eos_token_id", lambda _: 100))
+
+
+def newline_more(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    # two: Jinja eats a single one at the very end, and none at the beginning
+    edit_writer(monkeypatch, set_key("tokenizer.chat_template", lambda text: "\n" + text))
+
+
+MISTAKES = {
+    "rope": (wrong_rope, "computes_as_merged"),
+    "layer without adapter": (dropped_lora, "computes_as_merged"),
+    "wrong base": (wrong_base, "computes_as_merged"),
+    "wrong stop": (wrong_stop, "stops_equal"),
+    "newline": (newline_more, "tokens_equal"),
+}
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_K_M"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_gguf_file_fails(
+    base: Path, run: Run, monkeypatch: pytest.MonkeyPatch, llama_cpp: Any, mistake: str, kind: str
+) -> None:
+    """Of a quant the exact file that it is made of is proved first, so it fails there."""
+    spoil, proof = MISTAKES[mistake]
+    spoil(monkeypatch, base)
+    name = "F16" if kind == "F16" else "source"
+    with pytest.raises(ProofFailed, match=f"gguf_{name}_{proof}"):
+        export(recipe_for(base, gguf=[kind]), run)
+    assert run.merged.exists()
+    assert not list(run.path.rglob("*.gguf"))
+
+
+def test_a_quant_of_the_wrong_file_fails(
+    base: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llama_cpp: Any
+) -> None:
+    """llama.cpp is given another exact file than the one that was proved."""
+    from tunesmith.export.gguf.write import write_gguf
+
+    other = tmp_path / "base.gguf"
+    write_gguf(base, other, "BF16", Contract.load(run.contract_folder))
+    right = artifact_gguf.quantize_gguf
+    monkeypatch.setattr(artifact_gguf, "quantize_gguf", lambda _, *rest: right(other, *rest))
+    with pytest.raises(ProofFailed, match="gguf_Q4_K_M_(is_merged_quantised|keeps_adapter)"):
+        export(recipe_for(base, gguf=["F16", "Q4_K_M"]), run)
+    assert [path.name for path in run.gguf.glob("*.gguf")] == ["tiny-F16.gguf"]  # what passed stays
+
+
+# ---- loss and stops
+
+
+def test_more_loss_than_allowed_removes_that_thing_alone(
+    base: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = artifacts.against_live
+
+    def against(job: Any, name: str) -> Any:
+        found = right(job, name)
+        return found._replace(difference=Interval(-0.2, -0.3, 0.1, 4)) if name == "nf4" else found
+
+    monkeypatch.setattr(artifacts, "against_live", against)
+    with pytest.raises(ProofFailed, match="nf4_keeps_score"):
+        export(recipe_for(base, quantized=["nf4", "int8"], max_loss=0.05), run)
+    assert not (run.quantized / "nf4").exists()
+    assert (run.quantized / "int8" / "model.safetensors").is_file()
+    assert set(record.entries(run)) == {"merged", "int8"}
+
+
+@pytest.mark.parametrize(("value", "lower", "passed"), [(-0.04, False, True), (-0.06, False, False), (0.06, False, True), (0.06, True, False)])  # fmt: skip
+def test_loss_is_judged_by_its_value(value: float, lower: bool, passed: bool) -> None:
+    proof = artifact_proofs.keeps_score(
+        "nf4", "f1", Interval(value, value - 0.1, value + 0.1, 9), lower, 0.05
+    )
+    assert proof.passed is passed
+
+
+def test_answers_that_never_end_fail_and_a_few_do_not() -> None:
+    live = [{"stopped": True}] * 50
+    assert not artifact_proofs.answers_end("nf4", [{"stopped": False}] * 50, live).passed
+    assert artifact_proofs.answers_end("nf4", [{"stopped": i > 2} for i in range(50)], live).passed
+    assert artifact_proofs.answers_end("nf4", [{"stopped": False}], [{"stopped": False}]).passed
+
+
+# ---- again
+
+
+def test_what_stands_is_not_made_again(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed export goes on: the folder that was finished stays, the other one is made."""
+    export(recipe_for(base, quantized=["nf4"]), run)
+    before = (run.quantized / "nf4" / "model.safetensors").stat().st_mtime_ns
+    (run.path / ".export.left.tmp").mkdir()  # what a kill leaves
+    export(recipe_for(base, quantized=["nf4", "int8"]), run)
+    assert (run.quantized / "nf4" / "model.safetensors").stat().st_mtime_ns == before
+    assert (run.quantized / "int8").is_dir()
+    assert not list(run.path.glob(".export*"))
+
+
+def test_a_harmed_file_is_made_again(base: Path, run: Run) -> None:
+    export(recipe_for(base, quantized=["nf4"]), run)
+    path = run.quantized / "nf4" / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    export(recipe_for(base, quantized=["nf4"]), run)
+    assert path.read_bytes() == whole
+
+
+def test_what_another_adapter_made_goes(base: Path, run: Run) -> None:
+    export(recipe_for(base, quantized=["nf4"]), run)
+    write_adapter(base, run.adapter, seed=9)
+    export(recipe_for(base), run)
+    assert not list(run.quantized.glob("*/*.safetensors"))
+    assert not (run.predictions / "nf4.jsonl").exists()
+    assert not any(name.startswith("nf4") for name in outcomes(run))
+
+
+def test_without_merged_it_is_merged_for_the_time_being(base: Path, run: Run) -> None:
+    export(recipe_for(base, merged=False, quantized=["nf4"]), run)
+    assert (run.quantized / "nf4").is_dir()
+    assert not run.merged.exists()
+    assert not (run.predictions / "merged.jsonl").exists()
+    assert not list(run.path.glob(".export*"))
