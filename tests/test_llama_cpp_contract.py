@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama3_referee import write_llama3_tokenizer
+from tiny_models import tiny
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tunesmith import starter
@@ -96,6 +98,20 @@ def test_cuts_of_the_great_families(name: str, tmp_path: Path, llama_cpp: Any) -
     found = tokens_by_llama_cpp(out, TEXTS)
     assert [made.tokens_of(text) for text in TEXTS] == [own.tokens_of(text) for text in TEXTS] == found
     assert made.prompt_ids(QUESTION) == own.prompt_ids(QUESTION)
+
+
+def test_the_real_vocabulary_of_llama3(tmp_path: Path, llama_cpp: Any) -> None:
+    """128,256 tokens, Meta's own file: the contract made of the bare GGUF gives the ids of the tokenizer it came from."""
+    folder = write_llama3_tokenizer(tmp_path / "base")
+    sizes = {"vocab_size": 128256, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    tiny("llama_tied", **sizes, num_key_value_heads=1, num_hidden_layers=1).save_pretrained(folder)
+    own = Contract.make(folder, template="llama3")
+    out = tmp_path / "bare.gguf"
+    write_gguf(folder, out, "F16", own)
+    made = contract_of_gguf(out)
+    assert made.prompt_ids(QUESTION) == own.prompt_ids(QUESTION)
+    assert [made.tokens_of(text) for text in TEXTS] == [own.tokens_of(text) for text in TEXTS]
+    assert tokens_by_llama_cpp(out, TEXTS) == [own.tokens_of(text) for text in TEXTS]
 
 
 def trained(folder: Path, cut: str, whole: bool) -> None:
