@@ -110,8 +110,8 @@ def state(runs: Path) -> ServeState:
     base = 'Sure! {"site": "bone", "stage": 4, "mood": "good"}'
     facts = {"run": "first", "base": "starter", "engine": "transformers"}
     spoken = [
-        Spoken("first", lambda _: tuned, 0.01, run, facts=facts | {"adapter": "first"}),
-        Spoken("base", lambda _: base, 0.01, run, facts=facts),
+        Spoken("first", lambda _: tuned, 0.03, run, facts=facts | {"adapter": "first"}),
+        Spoken("base", lambda _: base, 0.03, run, facts=facts),
         Spoken("endless", lambda _: "word " * 3000, 0.01, run, facts=facts),
         Spoken("slow", lambda _: "there at last", 0.0, state="waiting", load_seconds=4.0),
         Spoken("broken", state="failed", detail="model.safetensors is cut off"),
@@ -169,6 +169,7 @@ def test_two_models_stream_and_their_fields_stand_side_by_side(
     assert texts(page, ".answer")[0] == '{"site": "liver", "treatment": "FOLFOX", "stage": "IV"}'
     for pace in texts(page, ".pace"):
         assert "first token after" in pace and "tokens/s" in pace
+    page.until("document.querySelector('#fields-table tbody')")
     table = page.value(
         "[...document.querySelector('#fields-table tbody').rows].map(row => [...row.cells].map(one => one.textContent))"
     )

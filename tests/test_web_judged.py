@@ -178,8 +178,6 @@ def test_prepare_reads_them_and_the_adapter_goes_on(tmp_path: Path) -> None:
     trained(
         tmp_path,
         *words,
-        "--runs-dir",
-        str(tmp_path / "runs"),
         "--until",
         "train",
         "--set",
