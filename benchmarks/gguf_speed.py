@@ -3,8 +3,8 @@
     python benchmarks/gguf_speed.py [--folder DIR] [--layers 32] [--kind F16] [--rounds 3]
 
 Random shards of Llama-3.1-8B's shape (16 GB at 32 layers) are made in DIR and deleted afterwards; twice that must be
-free. Rounds take turns, export first, then copy (`shutil.copyfile`, then fsync), each from files that the page cache may
-or may not hold, alike for both. The export runs in a process of its own, whose peak memory is measured.
+free. Rounds take turns: export and copy (`shutil.copyfile`, then fsync), the other one first in every second round. The
+export runs in a process of its own, whose peak memory is measured. Busy disks vary by half: look at several rounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -79,22 +78,28 @@ def export_once(folder: Path, out: Path, kind: str) -> None:
     from tunesmith.export.gguf.write import write_gguf
 
     contract = Contract.load(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before, used = peak_memory(), time.process_time()
     begin = time.perf_counter()
     write_gguf(folder, out, kind, contract)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "before": before, "peak": peak}))
+    used = time.process_time() - used
+    print(json.dumps({"seconds": seconds, "processor": used, "before": before, "peak": peak_memory()}))
 
 
-def copy_once(shards: Sequence[Path], folder: Path) -> float:
-    """Seconds for the same shards, each synced."""
-    begin = time.perf_counter()
+def peak_memory() -> int:
+    """Bytes; of this process alone (getrusage would begin with the parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def copy_once(shards: Sequence[Path], folder: Path) -> tuple[float, float]:
+    """Seconds for the same shards, each synced, and of the processor."""
+    begin, used = time.perf_counter(), time.process_time()
     for shard in shards:
         shutil.copyfile(shard, folder / shard.name)
         with (folder / shard.name).open("rb+") as file:
             os.fsync(file.fileno())
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - used
 
 
 def main() -> None:
@@ -125,21 +130,24 @@ def run(place: Path, layers: int, kind: str, rounds: int) -> None:
     largest = 128256 * 4096 * 2
     print(f"{layers} layers, {size / 1e9:.2f} GB of bf16 in {len(shards)} shards → {kind}")
     exports, copies = [], []
+    command = [sys.executable, __file__, "--kind", kind, "--child", str(model), str(out / "m.gguf")]
     for number in range(rounds):
-        out.mkdir()
-        command = [sys.executable, __file__, "--kind", kind, "--child", str(model), str(out / "m.gguf")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told = json.loads(done.stdout.splitlines()[-1])
-        shutil.rmtree(out)
-        out.mkdir()
-        copied = copy_once(shards, out)
-        shutil.rmtree(out)
+        told, copied = {}, (0.0, 0.0)
+        for turn in ("export", "copy") if number % 2 == 0 else ("copy", "export"):
+            out.mkdir()
+            if turn == "export":
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                told = json.loads(done.stdout.splitlines()[-1])
+            else:
+                copied = copy_once(shards, out)
+            shutil.rmtree(out)
         exports.append(told["seconds"])
-        copies.append(copied)
+        copies.append(copied[0])
         print(
-            f"round {number}: export {told['seconds']:.2f} s, copy {copied:.2f} s, "
-            f"{copied / told['seconds']:.2f} × a copy's speed; peak memory {told['peak'] / 1e9:.2f} GB "
-            f"(imports alone {told['before'] / 1e9:.2f}; limit {(2 * largest + 1e9) / 1e9:.2f})",
+            f"round {number}: export {told['seconds']:.2f} s, copy {copied[0]:.2f} s: "
+            f"{copied[0] / told['seconds']:.2f} × a copy's speed; processor {told['processor']:.2f} and "
+            f"{copied[1]:.2f} s; peak memory {told['peak'] / 1e9:.2f} GB (before it {told['before'] / 1e9:.2f}; "
+            f"limit {(2 * largest + 1e9) / 1e9:.2f})",
             flush=True,
         )
     export, copied = statistics.median(exports), statistics.median(copies)
