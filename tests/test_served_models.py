@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exported_run import make_exported_run
 from tiny_project import make_project
 
+from tunesmith.base import resolve
 from tunesmith.cli import main
 from tunesmith.contract import Contract
 from tunesmith.errors import AccessError, ModelError, SetupError, TunesmithError
+from tunesmith.export.gguf.adapter import write_adapter_gguf
 from tunesmith.export.gguf.write import write_gguf
 from tunesmith.generate.protocol import Decoding, LiveRequest, TokenEvent
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model import load as load_module
 from tunesmith.model.tuned import load_tuned
 from tunesmith.opened import model as opened_module
+from tunesmith.recipe import Model
 from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run
 from tunesmith.serve.models import ServedModels
@@ -357,3 +361,26 @@ def test_vllm_behind_the_names(runs: Path, tmp_path: Path, monkeypatch: pytest.M
     finally:
         quantised.write_text(kept)
         (runs / "tiny" / "lock.json").write_text(lock)
+
+
+def test_adapters_over_a_gguf_file(runs: Path, tmp_path: Path, llama_cpp: Any) -> None:
+    """Each with the numbers of its run; fp32 throughout, so greedy answers agree."""
+    run = make_exported_run(tmp_path)
+    contract, file = Contract.load(run.contract_folder), tmp_path / "small.gguf"
+    write_gguf(base_folder(), file, "F32", contract)
+    run.gguf.mkdir()
+    write_adapter_gguf(run.adapter, resolve(Model(base="starter")), run.gguf / "tiny-adapter.gguf", contract)
+    models = ServedModels(str(file), {"tuned": run.path}, "auto", runs, slots=3, context=64)
+    assert models.names() == ("small", "tuned")
+    own, tuned = asyncio.run(all_of(models, "small", "tuned"))
+    assert (tuned.name, tuned.adapter, of_run(tuned)) == ("tuned", "", "tiny")
+    parent = run.path.parent
+    assert answer(tuned) == alone(parent, "tiny", tuned=True) != answer(own)
+    assert answer(own) == alone(parent, "tiny", tuned=False)
+    assert {one.name: one.facts["run"] for one in models.status()} == {"small": None, "tuned": str(run.path)}
+    models.close()
+    with pytest.raises(ModelError, match="has to be a GGUF file too"):
+        asyncio.run(ServedModels(str(file), {"x": Path("other")}, "auto", runs).get("x"))
+    models = ServedModels("tiny", {"x": run.gguf / "tiny-adapter.gguf"}, "auto", runs)
+    with pytest.raises(ModelError, match="is for a GGUF model"):
+        asyncio.run(models.get("tiny"))

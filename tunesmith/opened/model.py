@@ -144,12 +144,17 @@ class Opened:
     def load(self) -> PreTrainedModel:
         """The base's weights, as they are trained on and served, without any adapter."""
         from tunesmith.model.load import load_model
+        from tunesmith.model.room import room
         from tunesmith.model.tuned import default_device
 
         assert self.base is not None
         device = default_device()
         console.note(f"loading {self.name} ({self.dtype}, quantize: {self.quantize}) on {device}")
-        return load_model(self.base, dtype=self.dtype, quantize=self.quantize, device=device)
+        with room(
+            "loading the model",
+            "free the card, or serve a smaller form of it (a quantised folder, a GGUF file)",
+        ):
+            return load_model(self.base, dtype=self.dtype, quantize=self.quantize, device=device)
 
 
 def open_model(place: Place, engine: str = "auto", runs_dir: Path = Path("runs")) -> Opened:
