@@ -1,4 +1,4 @@
-"""Stage export beyond merged/: honest things pass for several seeds and kinds; each mistake fails the proof against it."""
+"""Stage export beyond merged/: honest things pass for several seeds and kinds; each mistake fails its proof."""
 
 from __future__ import annotations
 
@@ -275,7 +275,6 @@ def wrong_stop(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
 
 
 def newline_more(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
-    # two: Jinja eats a single one at the very end, and none at the beginning
     edit_writer(monkeypatch, set_key("tokenizer.chat_template", lambda text: "\n" + text))
 
 
@@ -313,7 +312,7 @@ def test_a_quant_of_the_wrong_file_fails(
     write_gguf(base, other, "BF16", Contract.load(run.contract_folder))
     right = artifact_gguf.quantize_gguf
     monkeypatch.setattr(artifact_gguf, "quantize_gguf", lambda _, *rest: right(other, *rest))
-    with pytest.raises(ProofFailed, match="gguf_Q4_K_M_(is_merged_quantised|keeps_adapter)"):
+    with pytest.raises(ProofFailed, match=r"gguf_Q4_K_M_(is_merged_quantised|keeps_adapter)"):
         export(recipe_for(base, gguf=["F16", "Q4_K_M"]), run)
     assert [path.name for path in run.gguf.glob("*.gguf")] == ["tiny-F16.gguf"]  # what passed stays
 
@@ -338,7 +337,10 @@ def test_more_loss_than_allowed_removes_that_thing_alone(
     assert set(record.entries(run)) == {"merged", "int8"}
 
 
-@pytest.mark.parametrize(("value", "lower", "passed"), [(-0.04, False, True), (-0.06, False, False), (0.06, False, True), (0.06, True, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "lower", "passed"),
+    [(-0.04, False, True), (-0.06, False, False), (0.06, False, True), (0.06, True, False)],
+)
 def test_loss_is_judged_by_its_value(value: float, lower: bool, passed: bool) -> None:
     proof = artifact_proofs.keeps_score(
         "nf4", "f1", Interval(value, value - 0.1, value + 0.1, 9), lower, 0.05

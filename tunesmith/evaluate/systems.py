@@ -141,7 +141,7 @@ def settle(run: Run, systems: Sequence[System]) -> None:
 
 
 def forget_merged(run: Run) -> None:
-    """Where tuned has answered anew, the answers of export's models (by another decoding, say) are no match any more."""
+    """Where tuned has answered anew, the answers of what export made (by another decoding, say) match no more."""
     found = [path for path in sorted(run.predictions.glob("*.jsonl")) if EXPORTED.fullmatch(path.stem)]
     for path in found:
         path.unlink()

@@ -7,20 +7,18 @@ from typing import Any
 
 from tunesmith.export import artifact_proofs
 from tunesmith.export.choose import answer
-from tunesmith.export.folder import complete
+from tunesmith.export.folder import complete, own_files
 from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits
-from tunesmith.export.quantized import quantization_config, write_quantized
+from tunesmith.export.quantized import Held, quantization_config, write_quantized
 from tunesmith.export.reads import folder_renders_as_contract
 from tunesmith.export.yardstick import Yardstick
-
-REWRITTEN = ("README.md", "SHA256SUMS")  # by the card, after the proofs
 
 
 class QuantisedFolder:
     """See `artifacts.Thing`. `kind`: nf4 or int8."""
 
-    def __init__(self, job: Job, yard: Yardstick, kind: str) -> None:
+    def __init__(self, job: Job, yard: Yardstick, kind: Held) -> None:
         self.job, self.yard, self.kind = job, yard, kind
 
     def place(self) -> Path:
@@ -64,4 +62,4 @@ class QuantisedFolder:
 
     def settle(self) -> list[Path]:
         """It came whole."""
-        return [path for path in sorted(self.place().iterdir()) if path.name not in REWRITTEN]
+        return own_files(self.place())

@@ -52,10 +52,10 @@ class Sources:
             path = _file(job, kind)
             if path.is_file() and kind in TYPES and _holds(TYPES[kind], job.dtype):
                 return path
-        kind = _kind_of(job.dtype)
-        path = self._folder / f"{kind}.gguf"
-        _write(self.yard.folder, path, kind, job)
-        _prove_exact(job, self.yard, "gguf-source", path, kind)
+        exact = _kind_of(job.dtype)
+        path = self._folder / f"{exact}.gguf"
+        _write(self.yard.folder, path, exact, job)
+        _prove_exact(job, self.yard, "gguf-source", path, exact)
         return path
 
     @cached_property

@@ -81,17 +81,17 @@ def make_artifacts(job: Job, yard: Yardstick) -> None:
                 failed.append((one.name, error))
                 console.warn(f"{one.name} is removed: {error.what}")
     if failed:
-        error = failed[0][1]
+        first = failed[0][1]
         raise ProofFailed(
-            f"removed: {', '.join(name for name, _ in failed)}; what passed stays. {error.what}",
-            where=error.where,
-            fix=error.fix,
+            f"removed: {', '.join(name for name, _ in failed)}; what passed stays. {first.what}",
+            where=first.where,
+            fix=first.fix,
         )
 
 
 def _thing(job: Job, yard: Yardstick, one: Wanted, sources: Sources) -> Thing:
     if one.kind == "quantised":
-        return QuantisedFolder(job, yard, one.type)
+        return QuantisedFolder(job, yard, "nf4" if one.type == "nf4" else "int8")
     return (
         AdapterFile(job, yard, sources) if one.kind == "adapter" else ModelFile(job, yard, one.type, sources)
     )

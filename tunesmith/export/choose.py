@@ -100,7 +100,7 @@ def answer_by(
     seconds = time.perf_counter() - began
     if had[:1] != [0]:
         return None
-    tokens = sum(json.loads(line)["tokens"] for line in out.read_text("utf-8").splitlines())
+    tokens: int = sum(json.loads(line)["tokens"] for line in out.read_text("utf-8").splitlines())
     return tokens / seconds
 
 

@@ -57,6 +57,11 @@ def publish(made: Path, place: Path) -> None:
         made.replace(place)
 
 
+def own_files(folder: Path) -> list[Path]:
+    """What was made and proved; without what a model card changes afterwards."""
+    return [path for path in sorted(folder.iterdir()) if path.name not in ("README.md", SUMS)]
+
+
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """SHA256SUMS over all files of a folder, as `sha256sum --check` reads it. `known`: name → sha256."""
     sums = dict(known or {})

@@ -141,8 +141,8 @@ def round_in_blocks(model: PreTrainedModel, bits: int, block: int = 32) -> None:
     steps = 2 ** (bits - 1) - 1
     for parameter in model.parameters():
         if parameter.ndim == 2:
-            pieces = parameter.data.float().split(block, dim=1)
-            for place, piece in zip(parameter.data.split(block, dim=1), pieces, strict=True):
+            pieces = torch.split(parameter.data.float(), block, dim=1)
+            for place, piece in zip(torch.split(parameter.data, block, dim=1), pieces, strict=True):
                 scale = piece.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30) / steps
                 place.copy_((piece / scale).round_() * scale)
 

@@ -12,7 +12,7 @@ from tunesmith import console
 from tunesmith.errors import ProofFailed
 from tunesmith.export import proofs, record
 from tunesmith.export.choose import FOLDER, Choice, Compared, answer, choose, compare
-from tunesmith.export.folder import ORIGIN, complete, new_folder, publish
+from tunesmith.export.folder import ORIGIN, complete, new_folder, own_files, publish
 from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits, merged_in_memory, reround_model
 from tunesmith.export.reads import folder_renders_as_contract
@@ -68,9 +68,9 @@ def merged_folder(job: Job) -> Iterator[Yardstick]:
             publish(folders[kept], run.merged)
             yard.folder = run.merged
             console.note(f"{into}: {run.merged}")
-            files = {path: path.relative_to(run.path) for path in sorted(run.merged.iterdir())}
+            files = [path.relative_to(run.path) for path in own_files(run.merged)]
             made = {"kind": "merged", "type": str(job.dtype).removeprefix("torch."), "source": kept}
-            entry = record.made(job, NAME, made, list(files.values()), _proved_on(job))
+            entry = record.made(job, NAME, made, files, _proved_on(job))
             _score(job, yard, entry)
         else:
             console.note(f"{into}, for what is made of it (export.merged: false: it is not kept)")

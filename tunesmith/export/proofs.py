@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tunesmith.proof import Proof
@@ -75,7 +76,7 @@ def greedy_differs(a: Tensor, b: Tensor) -> int:
 def mean_kl(true: Tensor, other: Tensor) -> float:
     """Mean over positions of KL(true || other), in nats; infinite where a number is not finite."""
     total = 0.0
-    for p, q in zip(true.split(_ROWS), other.split(_ROWS), strict=True):  # a vocabulary is wide
+    for p, q in zip(torch.split(true, _ROWS), torch.split(other, _ROWS), strict=True):  # a vocabulary is wide
         log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
         total += float((log_p.exp() * (log_p - log_q)).sum())
     return _finite(total / len(true))

@@ -30,7 +30,7 @@ def folder_renders_as_contract(
     """By transformers: the ids of each prompt, and the stops of generation_config.json."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers' is untyped
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     rows = examples[:ROWS]
     wrong = [
         row.id

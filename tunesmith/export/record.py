@@ -54,7 +54,7 @@ def made(
 ) -> Entry:
     """Writes the entry of a thing that has just come to its place. `files`: relative to the run."""
     run = job.run
-    about = {
+    about: dict[str, dict[str, Any]] = {
         str(path): {"bytes": (run.path / path).stat().st_size, "sha256": sha256_file(run.path / path)}
         for path in files
     }

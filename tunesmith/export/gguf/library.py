@@ -16,7 +16,7 @@ def require_gguf() -> ModuleType:
         if error.name != "gguf":
             raise
         raise SetupError(
-            "the package gguf is not installed; it writes GGUF files", fix="pip install 'tunesmith[gguf]'"
+            "the package gguf is not installed; it writes GGUF files", fix="pip install 'tunesmith[llamacpp]'"
         ) from None
     logging.getLogger("gguf.gguf_writer").setLevel(logging.ERROR)
     return gguf
