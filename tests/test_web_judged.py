@@ -160,10 +160,13 @@ def trained(folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_prepare_reads_them_and_the_adapter_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "data", [{}, {"format": "prompt_completion", "columns": {"completion": "completion"}}]
+)
+def test_prepare_reads_them_and_the_adapter_goes_on(tmp_path: Path, data: dict[str, object]) -> None:
     """The command that the page shows, typed as it stands: rows prepared, training begun from the run's adapter."""
     short = {"max_steps": 2, "epochs": 1, "evaluate_every": 2, "save_every": 2}
-    path = make_project(tmp_path, rows=24, train=short)
+    path = make_project(tmp_path, rows=24, train=short, data=data)
     trained(tmp_path, "run", str(path), "--runs-dir", str(tmp_path / "runs"), "--until", "train")
     run = Run(tmp_path / "runs" / "tiny")
     for number in range(8):
@@ -186,6 +189,8 @@ def test_prepare_reads_them_and_the_adapter_goes_on(tmp_path: Path) -> None:
     again = Run(tmp_path / "runs" / "tiny-feedback")
     rows = [json.loads(line) for line in (again.data / "train.jsonl").read_text().splitlines()]
     assert [row["messages"][-1]["content"] for row in rows] == [f"node {i}" for i in range(8)]
+    held, kept = ((one.data / "validation.ids.npy").read_bytes() for one in (run, again))
+    assert held == kept  # validation is as it was, though a recipe's own format doesn't fit these rows
     recipe = load_recipe(again.recipe_file)
     assert recipe.tune.from_adapter == str(run.adapter)
     assert (again.adapter / "adapter_model.safetensors").is_file()
