@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def llama_cpp() -> Iterator[Any]:
+def llama_cpp() -> Any:
     """llama-cpp-python's low-level functions. Skips where it is not installed; fails where CI=true."""
     if os.environ.get("CI") != "true":
         pytest.importorskip("llama_cpp")
     from tunesmith.generate.llama_cpp import require_llama_cpp
 
-    yield require_llama_cpp()
-    from llama_cpp import _utils
+    return require_llama_cpp()
 
-    for file in (
-        _utils.outnull_file,
-        _utils.errnull_file,
-    ):  # it leaves them open, which Python warns of at its end
-        file.close()
+
+def pytest_unconfigure() -> None:
+    """llama-cpp-python leaves two files open, which Python warns of at its end."""
+    if used := sys.modules.get("llama_cpp._utils"):
+        for file in (used.outnull_file, used.errnull_file):
+            file.close()

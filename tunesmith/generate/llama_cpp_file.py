@@ -163,6 +163,8 @@ class _Reader:
             self.at += struct.calcsize(form)
             return list(values)
         self._require_room(count * 8)
+        if inner == _STRING:
+            return self._texts(count)
         return [self._value(inner, depth + 1) for _ in range(count)]
 
     def _number(self, form: str) -> Any:
@@ -177,6 +179,21 @@ class _Reader:
         raw = self.content[self.at : self.at + length]
         self.at += length
         return raw.decode("utf-8", "surrogateescape")
+
+    def _texts(self, count: int) -> list[str]:
+        """`_text` so many times; vocabularies have hundreds of thousands."""
+        content, at, end, length_at = self.content, self.at, self.end, struct.Struct("<Q").unpack_from
+        found = []
+        for _ in range(count):
+            if at + 8 > end:
+                raise self._half(at + 8, "its header")
+            begin = at + 8
+            at = begin + length_at(content, at)[0]
+            if at > end:
+                raise self._half(at, "its header")
+            found.append(content[begin:at].decode("utf-8", "surrogateescape"))
+        self.at = at
+        return found
 
     def _require_room(self, size: int) -> None:
         if self.at + size > self.end:

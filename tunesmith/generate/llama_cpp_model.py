@@ -71,12 +71,6 @@ class LlamaModel:
         """
         if context < 1 or slots < 1:
             raise ValueError(f"context {context} and slots {slots} must be at least 1")
-        if slots > (most := int(require_llama_cpp().llama_max_parallel_sequences())):
-            raise ModelError(
-                f"llama.cpp writes at most {most} answers side by side, not {slots}",
-                where=str(path),
-                fix="ask for fewer: evaluate.batch, serve --slots",
-            )
         file = read_gguf(path)
         if file.is_adapter:
             raise ModelError(
@@ -90,6 +84,12 @@ class LlamaModel:
             )
         if adapter is not None:
             _require_adapter_of(file, read_gguf(adapter))
+        if slots > (most := int(require_llama_cpp().llama_max_parallel_sequences())):
+            raise ModelError(
+                f"llama.cpp writes at most {most} answers side by side, not {slots}",
+                where=str(path),
+                fix="ask for fewer: evaluate.batch, serve --slots",
+            )
         return cls(file, adapter, context, slots)
 
     @cached_property
