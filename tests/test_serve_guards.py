@@ -208,6 +208,23 @@ def test_mutants_fail(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check()
 
 
+def test_an_answer_that_takes_too_long_ends() -> None:
+    app, state, probe = app_of(limits=Limits(request_seconds=0.2))
+
+    async def never() -> None:
+        await asyncio.sleep(3600)
+
+    probe.wait = type("never", (), {"wait": staticmethod(never)})()
+    response = ask(app)
+    assert response.status_code == 504 and "0.2" in error_of(response) and state.in_progress == 0
+
+
+def test_a_bug_that_times_out_is_still_a_bug() -> None:
+    app, _, probe = app_of()
+    probe.error = TimeoutError("of something else")
+    assert ask(app).status_code == 500
+
+
 def test_routes_that_come_later_are_behind_the_token_too() -> None:
     app, _, _ = app_of([TOKEN])
     app.add_api_route("/later", lambda: {"secret": 1})

@@ -175,8 +175,8 @@ def test_a_stream_that_takes_too_long_is_cut_at_the_deadline() -> None:
             begin = time.monotonic()
             server.signal(signal.SIGINT)
             came = until_closed(sock)
-            assert b"[DONE]" not in came
-            assert server.ended() == 0 and time.monotonic() - begin < 8
+            assert b"[DONE]" not in came and time.monotonic() - begin < 8
+            assert server.ended() == 0
         assert "1 answers were cut off" in server.stderr and "Traceback" not in server.stderr
 
 
@@ -190,7 +190,9 @@ def test_a_second_signal_ends_it_at_once() -> None:
             begin = time.monotonic()
             server.signal()
             until_closed(sock)
-            assert server.ended() == 75 and time.monotonic() - begin < 6
+            server.wait_for(r'"exit": 75', stream="stdout")
+            assert time.monotonic() - begin < 6
+            assert server.ended() == 75
         assert "Traceback" not in server.stderr
         assert json.loads(server.stdout.splitlines()[-1])["exit"] == 75
 
@@ -207,7 +209,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "llama"}')
     code, said = failed("--port", "0", model=str(broken))
-    assert code == 2 and "Traceback" not in said and "fix:" in said
+    assert code == 2 and "Traceback" not in said and "no weights" in said
     code, said = failed("--port", "0", model=str(tmp_path / "none"))
     assert code == 2 and "Traceback" not in said
 

@@ -52,22 +52,29 @@ class RecordGuard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, noted, record)
+            async with asyncio.timeout(state.limits.request_seconds) as time_left:
+                await self._guarded(scope, receive, noted)
             if not status:
                 status = GONE
         except Exception as error:
+            if isinstance(error, TimeoutError) and time_left.expired():
+                if not status:
+                    await refuse(scope, noted, 504, f"no answer in {state.limits.request_seconds:g} seconds")
+                return  # half an answer is out: as below
             state.log(f"request {record.id} failed\n{told(error)}")
             if status:
                 return  # half an answer is out: the server ends the connection without ending the answer
             await refuse(scope, noted, 500, f"the server failed on request {record.id}; its log says why")
         except asyncio.CancelledError:
-            status = status or 503
-            raise
+            if not state.draining:
+                raise
+            if not status:  # at the end of the time for answers; uvicorn would tell of a bug
+                await refuse(scope, noted, 503, "the server is stopping", [(b"connection", b"close")])
         finally:
             state.in_progress -= counted
             self._close(scope, record, status, time.perf_counter() - begin)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.draining and scope["path"] not in LOOKS:
             again = [(b"retry-after", b"5"), (b"connection", b"close")]
             await refuse(scope, send, 503, "the server is stopping", again)

@@ -57,7 +57,7 @@ class _Life:
                 ws="none",
                 loop="asyncio",
                 log_config=None,
-                log_level="error",
+                log_level="critical",  # errors of ours are logged by the guards, without what was asked
                 access_log=False,
                 proxy_headers=False,  # anybody may write those
                 server_header=False,

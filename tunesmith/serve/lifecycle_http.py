@@ -25,12 +25,14 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
-                self._headers = _ended(self._headers)
+                _end(self._headers)
+                self._headers = None
             elif self._headers is None:  # the head of another request has begun to come
                 self._headers = self.loop.call_later(limits.header_seconds, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._headers, self._unread = _ended(self._headers), _ended(self._unread)
+            _end(self._headers)
+            _end(self._unread)
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
@@ -38,7 +40,7 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
             self._unread = self.loop.call_later(limits.unread_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
-            self._unread = _ended(self._unread)
+            _end(self._unread)
             super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
@@ -56,6 +58,6 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
     return Patient
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> None:
+def _end(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

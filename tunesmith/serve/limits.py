@@ -120,10 +120,12 @@ class Admission:
 
     def _count(self, requests: int, tokens: int, client: str, engine: int) -> None:
         self.requests, self.tokens = self.requests + requests, self.tokens + tokens
-        for counter, key, more in ((self._clients, client, requests), (self._engines, engine, tokens)):
-            counter[key] += more
-            if not counter[key]:
-                del counter[key]  # clients come and go
+        self._clients[client] += requests
+        self._engines[engine] += tokens
+        if not self._clients[client]:
+            del self._clients[client]  # clients come and go
+        if not self._engines[engine]:
+            del self._engines[engine]
 
     def _wait(self, excess: int, *, in_tokens: bool) -> int:
         """Seconds until so much will have been finished, at the pace of the last minute."""
