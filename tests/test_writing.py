@@ -427,7 +427,7 @@ def test_a_reader_that_stops_reading_ends_its_request_within_a_few_tokens(made: 
     async def run() -> None:
         writing = await begin(state, served, Ask([[1]], max_tokens=4000))
         seen = 0
-        async for parts in writing.parts():
+        while (parts := await writing.more()) is not None:
             seen += sum(len(part.text) for part in parts)
             if seen > 5:
                 break

@@ -10,6 +10,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from tunesmith.generate.protocol import LiveGenerator, LiveRequest, TokenEvent
@@ -34,7 +35,7 @@ class Mailbox:
             try:
                 await asyncio.shield(sent)
             except asyncio.CancelledError:
-                sent.add_done_callback(lambda done, ticket=ticket: self._too_late(done, ticket))
+                sent.add_done_callback(partial(self._too_late, ticket))
                 raise
             except BaseException:
                 self._forget(ticket)
@@ -76,7 +77,7 @@ class Mailbox:
         self._number.pop(ticket, None)
         self._dispatch.closed(ticket)
 
-    def _too_late(self, done: asyncio.Future[None], ticket: int) -> None:
+    def _too_late(self, ticket: int, done: asyncio.Future[None]) -> None:
         """The client went while its request was on the way: it is in the queue by now."""
         if not done.cancelled() and done.exception() is None:
             self._live.cancel(ticket)

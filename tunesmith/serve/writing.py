@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +82,7 @@ class Writing:
         """Seconds: when it was asked."""
         self._box, self._held, self._log = box, held, log
         pieces, stop_ids = Pieces.of(served.contract), served.contract.stop_ids
-        count = len(ask.prompts) * ask.n
+        self._left = count = len(ask.prompts) * ask.n
         self.choices = [
             Choice(number, pieces, stop_ids, ask.stops, ask.top is not None) for number in range(count)
         ]
@@ -97,32 +97,34 @@ class Writing:
         """Of all answers; the token that ends one counts, as in `max_tokens`."""
         return sum(choice.tokens for choice in self.choices)
 
-    async def parts(self) -> AsyncIterator[list[Part]]:
-        """What the answers went on with, as it comes. Ended where one breaks off."""
-        left = len(self.choices)
-        while left:
-            touched: dict[int, Choice] = {}
-            events = await self._box.take()
-            now = time.perf_counter()
-            for number, event in events:
-                if event.end in ("failed", "cancelled"):
-                    raise self._broken_off(event)
-                choice = self.choices[number]
-                if choice.end:
-                    continue
-                touched[number] = choice
-                choice.first, choice.last = choice.first or now, now
-                if choice.feed(event):
-                    self._box.cancel(number)
-            parts = [part for choice in touched.values() if (part := choice.part())]
-            left -= sum(bool(part.end) for part in parts)
-            if parts:
-                yield parts
+    async def more(self) -> list[Part] | None:
+        """What the answers went on with since the last call; waits for it. None: all are finished.
+
+        Ended where one breaks off.
+        """
+        if not self._left:
+            return None
+        events = await self._box.take()
+        now = time.perf_counter()
+        touched: dict[int, Choice] = {}
+        for number, event in events:
+            if event.end in ("failed", "cancelled"):
+                raise self._broken_off(event)
+            choice = self.choices[number]
+            if choice.end:
+                continue
+            touched[number] = choice
+            choice.first, choice.last = choice.first or now, now
+            if choice.feed(event):
+                self._box.cancel(number)
+        parts = [part for choice in touched.values() if (part := choice.part())]
+        self._left -= sum(bool(part.end) for part in parts)
+        return parts
 
     async def whole(self) -> list[Answer]:
         """All answers, finished."""
         parts: list[list[Part]] = [[] for _ in self.choices]
-        async for some in self.parts():
+        while (some := await self.more()) is not None:
             for part in some:
                 parts[part.choice].append(part)
         return [

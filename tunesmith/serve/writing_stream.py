@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tunesmith.errors import TunesmithError
 from tunesmith.serve.writing import Writing
+from tunesmith.serve.writing_choice import Part
 
 Result = TypeVar("Result")
 
@@ -21,13 +23,31 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     return await _unless_gone(request.receive, work)
 
 
+class Wire(Protocol):
+    """How an API writes answers that come in parts."""
+
+    media_type: str
+
+    def of(self, parts: Sequence[Part]) -> bytes:
+        """What the answers went on with."""
+        ...
+
+    def end(self) -> bytes:
+        """Behind the last part."""
+        ...
+
+    def failed(self, error: Exception) -> bytes:
+        """Instead of what would have come: the status has been sent long ago."""
+        ...
+
+
 class Streamed(Response):
     """A body that comes in chunks. It closes the writing in any case."""
 
-    def __init__(self, writing: Writing, chunks: AsyncGenerator[bytes, None], media_type: str) -> None:
-        super().__init__(None, 200, {"x-accel-buffering": "no"}, media_type)
+    def __init__(self, writing: Writing, wire: Wire) -> None:
+        super().__init__(None, 200, {"x-accel-buffering": "no"}, wire.media_type)
         del self.headers["content-length"]
-        self._writing, self._chunks = writing, chunks
+        self._writing, self._wire = writing, wire
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -38,10 +58,19 @@ class Streamed(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._chunks) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        bug = None
+        while True:
+            try:
+                parts = await self._writing.more()
+                chunk = self._wire.end() if parts is None else self._wire.of(parts)
+            except Exception as error:
+                parts, chunk = None, self._wire.failed(error)
+                bug = None if isinstance(error, TunesmithError) else error
+            await send({"type": "http.response.body", "body": chunk, "more_body": parts is not None})
+            if parts is None:
+                break
+        if bug is not None:
+            raise bug
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

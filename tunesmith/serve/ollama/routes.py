@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from tunesmith import __version__
-from tunesmith.errors import TunesmithError
 from tunesmith.example import Message
-from tunesmith.serve.errors import refusal
 from tunesmith.serve.ollama.bodies import Asked, ChatAsked, GenerateAsked, ShowAsked
 from tunesmith.serve.ollama.shapes import Lines, answer, details, head, shown
 from tunesmith.serve.protocol import Models, Served, Unservable
@@ -27,7 +25,6 @@ router = APIRouter(prefix="/api")
 
 _CHAT = Names(max_tokens="options.num_predict", stop="options.stop", schema="format")
 _GENERATE = Names("prompt", max_tokens="options.num_predict", stop="options.stop", schema="format")
-_LINES = "application/x-ndjson"
 
 
 @router.post("/chat", response_model=None)
@@ -131,7 +128,7 @@ async def _answered(
     writing = await begin(_state(request), served, ask)
     lines = Lines(chat, writing, came, loaded)
     if asked.stream is not False:
-        return Streamed(writing, _lines(lines), _LINES)
+        return Streamed(writing, lines)
     try:
         return JSONResponse(await while_connected(request, lines.whole()))
     finally:
@@ -142,15 +139,4 @@ def _loaded(asked: Asked, served: Served, *, chat: bool) -> Response:
     line = head(served.name) | answer(chat, "") | {"done": True, "done_reason": "load"}
     if asked.stream is False:
         return JSONResponse(line)
-    return Response(json.dumps(line) + "\n", media_type=_LINES)
-
-
-async def _lines(lines: Lines) -> AsyncGenerator[bytes, None]:
-    try:
-        async for parts in lines.writing.parts():
-            made = [json.dumps(line) for part in parts for line in lines.of(part)]
-            yield ("\n".join(made) + "\n").encode()
-    except Exception as error:
-        yield json.dumps(refusal(error).body("/api/")).encode() + b"\n"
-        if not isinstance(error, TunesmithError):
-            raise
+    return Response(json.dumps(line) + "\n", media_type=Lines.media_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tunesmith.serve.detokenise import Pieces
+from tunesmith.serve.errors import refusal
 from tunesmith.serve.openai.shapes import chat_token
 from tunesmith.serve.protocol import Served
 from tunesmith.serve.writing import Writing
@@ -23,15 +25,25 @@ class Lines:
     writing: Writing
     asked: float
     loaded: float
+    media_type: str = "application/x-ndjson"
 
-    def of(self, part: Part) -> list[dict[str, Any]]:
-        """What an answer went on with; where it ended, the last line."""
+    def of(self, parts: Sequence[Part]) -> bytes:
+        """What the answer went on with; where it ended, the last line."""
         made = []
-        if part.text or part.told:
-            made.append(self._line(part.text, part.told, {"done": False}))
-        if part.end:
-            made.append(self._line("", (), {"done": True, "done_reason": part.end} | self.counts()))
-        return made
+        for part in parts:
+            if part.text or part.told:
+                made.append(self._line(part.text, part.told, {"done": False}))
+            if part.end:
+                made.append(self._line("", (), {"done": True, "done_reason": part.end} | self.counts()))
+        return "".join([json.dumps(line) + "\n" for line in made]).encode()
+
+    def end(self) -> bytes:
+        """Nothing: the last line has come."""
+        return b""
+
+    def failed(self, error: Exception) -> bytes:
+        """A line that clients raise as an error."""
+        return json.dumps(refusal(error).body("/api/")).encode() + b"\n"
 
     async def whole(self) -> dict[str, Any]:
         """The answer to a request that doesn't stream."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from tunesmith.errors import TunesmithError
-from tunesmith.serve.errors import refusal
 from tunesmith.serve.openai.bodies import Asked, ChatAsked, CompletionAsked, ResponseFormat
 from tunesmith.serve.openai.shapes import Chunks, Echo, Shape
 from tunesmith.serve.protocol import ModelStatus, Served, UnknownModel, Unservable
 from tunesmith.serve.schemas import read
 from tunesmith.serve.state import ServeState
-from tunesmith.serve.writing import Ask, Names, Writing, begin
+from tunesmith.serve.writing import Ask, Names, begin
 from tunesmith.serve.writing_prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
 from tunesmith.serve.writing_stream import Streamed, while_connected
 
@@ -141,20 +138,8 @@ async def _prompts(served: Served, prompt: str | list[Any], most: int) -> list[E
 async def _answered(request: Request, asked: Asked, shape: Shape) -> Response:
     writing = shape.writing
     if asked.stream:
-        return Streamed(writing, _events(writing, Chunks(shape, asked.usage_in_stream)), "text/event-stream")
+        return Streamed(writing, Chunks(shape, asked.usage_in_stream))
     try:
         return JSONResponse(await while_connected(request, shape.whole()))
     finally:
         writing.close()
-
-
-async def _events(writing: Writing, chunks: Chunks) -> AsyncGenerator[bytes, None]:
-    try:
-        async for parts in writing.parts():
-            yield "".join(map(chunks.of, parts)).encode()
-    except Exception as error:
-        yield f"data: {json.dumps(refusal(error).body('/v1/'))}\n\n".encode()
-        if not isinstance(error, TunesmithError):
-            raise
-        return
-    yield chunks.end().encode()

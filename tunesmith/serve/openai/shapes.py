@@ -15,6 +15,7 @@ from typing import Any
 
 from tunesmith.generate.protocol import LiveToken
 from tunesmith.serve.detokenise import Detokeniser, Pieces
+from tunesmith.serve.errors import refusal
 from tunesmith.serve.writing import Writing
 from tunesmith.serve.writing_choice import Part, Told
 
@@ -86,6 +87,8 @@ class Shape:
 class Chunks:
     """The same answers as server-sent events. `usage`: whether the last chunk tells the counts."""
 
+    media_type: str = "text/event-stream"
+
     def __init__(self, shape: Shape, usage: bool) -> None:
         self._shape, self._usage = shape, usage
         opened = json.dumps(shape.head(True))[:-1]
@@ -93,16 +96,21 @@ class Chunks:
         self._behind = '}], "usage": null}\n\n' if usage else "}]}\n\n"
         self._begun: set[int] = set()
 
-    def of(self, part: Part) -> str:
-        """The events of what an answer went on with."""
-        return (self._chat if self._shape.chat else self._completion)(part)
+    def of(self, parts: Sequence[Part]) -> bytes:
+        """The events of what the answers went on with."""
+        one = self._chat if self._shape.chat else self._completion
+        return "".join([one(part) for part in parts]).encode()
 
-    def end(self) -> str:
+    def end(self) -> bytes:
         """The last events."""
         last = ""
         if self._usage:
             last = f"data: {json.dumps(self._shape.head(True) | {'choices': [], 'usage': self._shape.usage()})}\n\n"
-        return last + "data: [DONE]\n\n"
+        return f"{last}data: [DONE]\n\n".encode()
+
+    def failed(self, error: Exception) -> bytes:
+        """An event that the official client raises as an error."""
+        return f"data: {json.dumps(refusal(error).body('/v1/'))}\n\n".encode()
 
     def _chat(self, part: Part) -> str:
         made = ""
