@@ -101,7 +101,7 @@ def test_cuts_of_the_great_families(name: str, tmp_path: Path, llama_cpp: Any) -
 
 
 def test_the_real_vocabulary_of_llama3(tmp_path: Path, llama_cpp: Any) -> None:
-    """128,256 tokens, Meta's own file: the contract made of the bare GGUF gives the ids of the tokenizer it came from."""
+    """128,256 tokens, Meta's own file: the contract of the bare GGUF gives the ids of the tokenizer it came from."""
     folder = write_llama3_tokenizer(tmp_path / "base")
     sizes = {"vocab_size": 128256, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     tiny("llama_tied", **sizes, num_key_value_heads=1, num_hidden_layers=1).save_pretrained(folder)
