@@ -90,8 +90,9 @@ def test_one_adapter_is_lora_linear_bit_by_bit(
             assert torch.equal(logits(model), alone("", folders, how, dtype))
 
 
-LIMITS = {torch.float64: 1e-13, torch.float32: 2e-5, torch.bfloat16: 0.13, torch.float16: 0.03}
-# of logits of magnitude 8: the sum over the ranks of all adapters is in another order, and rounded otherwise
+# of logits up to 4: the sum over the ranks of all adapters may go in another order, and be rounded otherwise
+# (measured here: 0 in 16-bit types and fp64, at most 6.3e-6 in fp32)
+LIMITS = {torch.float64: 1e-13, torch.float32: 1.5e-5, torch.bfloat16: 0.06, torch.float16: 0.01}
 
 
 @pytest.mark.parametrize(("how", "dtype"), CASES, ids=str)

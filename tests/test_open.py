@@ -74,6 +74,28 @@ def test_a_folder_of_no_run(exported: Run, tmp_path: Path) -> None:
     assert base.base is not None and base.base.folder == starter.base_folder() and base.name == "starter"
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_folder_of_a_run(kind: Any, run: Run) -> None:
+    """Loaded as it is stored, never quantised again."""
+    import torch
+
+    from tunesmith.export.quantized import quantization_config, write_quantized
+    from tunesmith.model.weights import Int8, Nf4
+
+    folder = run.quantized / kind
+    folder.mkdir(parents=True)
+    write_quantized(run.merged, folder, kind, dtype=torch.bfloat16)
+    config = json.loads((run.merged / "config.json").read_text())
+    config |= {"dtype": "bfloat16", "quantization_config": quantization_config(kind, torch.bfloat16)}
+    (folder / "config.json").write_text(json.dumps(config))
+    Contract.load(run.contract_folder).save(folder)
+    found = opened(folder)
+    assert (found.name, found.quantize, found.run and found.run.name) == (f"tiny-{kind}", kind, "tiny")
+    assert found.decoding == opened(run.path).decoding
+    weight = found.load().get_submodule("model.layers.0.self_attn.q_proj").weight
+    assert isinstance(weight, Nf4 if kind == "nf4" else Int8)
+
+
 def test_a_gguf_file_of_a_run(run: Run, llama_cpp: Any) -> None:
     file = write_run_gguf(run)
     for asked, engine in ((file, "auto"), (run.path, "llama.cpp")):
