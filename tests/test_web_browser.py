@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,10 +17,13 @@ from test_report_browser import CONTRAST, OPEN_ALL
 from test_report_page import browser  # noqa: F401  (a fixture)
 from test_web_routes import SCHEMA, finished_run
 from tiny_project import make_project
+from tiny_run import write_byte_tokenizer
 from web_stand_in import Server, Spoken, StandIn, stand_in
 
 from tunesmith.contract import Contract
+from tunesmith.example import Example, Message
 from tunesmith.generate.protocol import LiveRequest
+from tunesmith.rows import write_rows
 from tunesmith.run import Run
 from tunesmith.serve.state import ServeState
 
@@ -308,11 +310,6 @@ def test_hostile_answers_rows_runs_recipes_and_logs_stay_texts(page: Chromium, f
     name = "<img src=x onerror=alert(8)>"[:60].replace("/", "")
     run = finished_run(runs / name, name="tiny")
     rows = (run.data / "validation.jsonl").read_text("utf-8").splitlines()
-    from tiny_run import reports
-
-    from tunesmith.example import Example, Message
-    from tunesmith.rows import write_rows
-
     contract = Contract.load(run.contract_folder)
     nasty = [
         Example(
@@ -324,7 +321,6 @@ def test_hostile_answers_rows_runs_recipes_and_logs_stay_texts(page: Chromium, f
         for _ in rows
     ]
     write_rows(run.data, "validation", [(row, contract.encode(row)) for row in nasty])
-    assert reports(1)
     run.log_file.write_text(bad)
     proof = {"name": bad, "passed": False, "figure": bad, "limit": bad, "detail": bad}
     run.write_json(run.proofs_file, {"proofs": [proof]})
@@ -518,8 +514,6 @@ def test_the_curve_of_a_training_that_runs_grows(page: Chromium, folder: Path) -
 
 def contract_of(runs: Path) -> Contract:
     """Any contract: this server is asked for no answer."""
-    from tiny_run import write_byte_tokenizer
-
     return Contract.make(write_byte_tokenizer(runs.parent / "bytes"), template="llama3")
 
 
@@ -633,7 +627,3 @@ def test_less_motion_is_asked_for(page: Chromium, server: Server) -> None:
     assert (
         page.value("getComputedStyle(document.querySelector('.answer'), '::after').animationName") == "blink"
     )
-
-
-def test_chromium_is_there_in_ci() -> None:
-    assert os.environ.get("CI") != "true" or os.environ.get("TUNESMITH_REQUIRE_BROWSER")
