@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -253,6 +254,7 @@ def test_a_start_that_never_ends(
 def test_a_vllm_that_leaves_adapters_out(
     launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("tunesmith-vllm-*"))
     monkeypatch.setenv("STANDIN_MODE", "nameless")
     with pytest.raises(ModelError, match="does not answer as one"):
         launch(adapters={"one": adapter(tmp_path / "one", 8)})
@@ -262,6 +264,7 @@ def test_a_vllm_that_leaves_adapters_out(
         launch(adapters={"big": adapter(tmp_path / "big", 1024)})
     with pytest.raises(ModelError, match="the adapter can't be read"):
         launch(adapters={"none": tmp_path / "none"})
+    assert set(Path(tempfile.gettempdir()).glob("tunesmith-vllm-*")) <= before  # no folder is left
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tunesmith.errors import ModelError, SetupError
 COMMAND = "TUNESMITH_VLLM"  # environment: the program `vllm`, of another virtual environment too
 BASE = "base"  # name of the model without any adapter
 TOP = 20  # most likeliest tokens that are told beside each one
+_LONGEST_PLACE = 70  # a socket's whole path has at most 107 bytes
 START_SECONDS = 1200.0  # until it has to answer: weights are loaded and kernels compiled meanwhile
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 _INSTALL = (
@@ -92,14 +93,22 @@ class VllmChild:
 
     def __init__(self, make: Callable[[Path], Sequence[str]]) -> None:
         """`make`: the command that listens on this socket."""
-        self.folder = Path(tempfile.mkdtemp(prefix="tunesmith-vllm-"))  # mode 0700
+        place = tempfile.gettempdir()
+        if len(place) > _LONGEST_PLACE:
+            place = "/tmp"
+        self.folder = Path(tempfile.mkdtemp(prefix="tunesmith-vllm-", dir=place))  # mode 0700
         self.socket, self._log = self.folder / "http.sock", self.folder / "log.txt"
         self.key = secrets.token_urlsafe(32)
         quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        try:
+            command = make(self.socket)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         keeper = [sys.executable, "-m", "tunesmith.serve.vllm_keeper", str(self.folder)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*keeper, *make(self.socket)],
+                [*keeper, *command],
                 stdin=subprocess.PIPE,  # its lifeline
                 stdout=log,
                 stderr=subprocess.STDOUT,
