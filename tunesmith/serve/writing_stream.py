@@ -26,7 +26,10 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
 class Wire(Protocol):
     """How an API writes answers that come in parts."""
 
-    media_type: str
+    @property
+    def media_type(self) -> str:
+        """Of the whole body."""
+        ...
 
     def of(self, parts: Sequence[Part]) -> bytes:
         """What the answers went on with."""
