@@ -91,7 +91,7 @@ def test_an_importance_matrix_brings_the_file_nearer(
         divergence(small, tmp_path / f"{n}.gguf") for n in ("without", "with", "mutant")
     )
     assert weighed < 0.95 * without
-    assert mutant > without
+    assert mutant >= 0.95 * without  # the same test fails for it
 
 
 def test_the_matrix_is_the_mean_square_of_each_linears_inputs(tmp_path: Path) -> None:

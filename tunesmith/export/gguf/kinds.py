@@ -36,4 +36,3 @@ QUANTISED = {
     "IQ4_NL": _kind(25, "IQ4_NL", "Q5_K", "Q6_K"),
     "IQ4_XS": _kind(30, "IQ4_XS", "Q5_K", "Q6_K"),
 }
-BELOW_8_BITS = frozenset(QUANTISED)  # the kinds that an importance matrix is for

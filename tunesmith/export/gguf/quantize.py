@@ -44,7 +44,12 @@ def quantize_gguf(source: Path, out: Path, kind: str, imatrix: Path | None = Non
     temporary = beside(out)
     try:
         _quantize(library, source, temporary, wanted, importance, out)
-        _require_kind(read_gguf(temporary), file, wanted, kind, out)
+        try:
+            made = read_gguf(temporary)
+        except ModelError:
+            _require_room(out)  # not every failed write is told
+            raise
+        _require_kind(made, file, wanted, kind, out)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,14 +132,22 @@ def _quantize(
     forget_complaints()
     code = library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
-        if shutil.disk_usage(out.absolute().parent).free < 1 << 20:
-            raise OutOfRoom(
-                "the disk is full", where=str(out), fix="free some space, then run the same again"
-            )
+        _require_room(out)
         raise ModelError(
             f"llama.cpp could not quantise {source.name}: {complaints() or 'it does not say why'}",
             where=str(out),
             fix="export F16 or Q8_0 in its place",
+        )
+
+
+def _require_room(out: Path) -> None:
+    """After a failure: OutOfRoom where a full disk explains it."""
+    if shutil.disk_usage(out.absolute().parent).free < 1 << 20:
+        raise OutOfRoom(
+            "the disk is full",
+            where=str(out),
+            fix="free some space, then run the same command again",
+            resumable=True,
         )
 
 

@@ -43,7 +43,7 @@ class Planned:
 def stored_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
     """transformers' name → shape, for every tensor that the architecture has stored."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture.config)
+        model = AutoModelForCausalLM.from_config(architecture.config)  # type: ignore[no-untyped-call]
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if architecture.tied:
         shapes.pop("lm_head.weight", None)
