@@ -16,6 +16,7 @@ from tunesmith.export.folder import ORIGIN, complete, new_folder, own_files, pub
 from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits, merged_in_memory, reround_model
 from tunesmith.export.reads import folder_renders_as_contract
+from tunesmith.export.scores import LIVE, against_live
 from tunesmith.export.yardstick import Yardstick
 from tunesmith.model.merge import Source, merge_weights, read_deltas
 from tunesmith.model.tuned import load_tuned
@@ -167,9 +168,7 @@ def _score(job: Job, yard: Yardstick, entry: record.Entry) -> None:
         speed = answer(job.recipe, job.run, model, job.scored.examples, NAME)
         del model
         free()
-    record.change(
-        job.run,
-        NAME,
-        yard.against_live(yard.merged) | {"answered_on": job.proved_on},
-        tokens_per_second=speed,
-    )
+    live = job.run.predictions / f"{LIVE}.jsonl"
+    told = yard.against_live(yard.merged) | {"answered_on": job.proved_on}
+    told |= against_live(job, NAME).to_json() if live.is_file() else {}
+    record.change(job.run, NAME, told, tokens_per_second=speed)
