@@ -17,7 +17,6 @@ from tunesmith.data.shown.table import say_report
 from tunesmith.engine.cards import card_of
 from tunesmith.errors import ProofFailed, TunesmithError
 from tunesmith.evaluate import prompts
-from tunesmith.export.preflight import require_exportable
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import own_metrics
 from tunesmith.tasks.answered import gold_of
@@ -152,6 +151,8 @@ def _task(recipe: Recipe, prepared: Prepared) -> None:
 
 def _export(recipe: Recipe, base: Base, prepared: Prepared, runs_dir: Path) -> list[dict[str, Any]]:
     """What a run to its end will lie on disk, each thing; raises what export would raise."""
+    from tunesmith.export.preflight import require_exportable  # brings torch
+
     items = require_exportable(recipe, base, runs_dir / recipe.name, contract=prepared.contract)
     listed = ", ".join(
         f"{one.name} {words.size(one.bytes)}" + (" (passing)" if one.passing else "") for one in items
