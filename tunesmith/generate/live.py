@@ -156,6 +156,8 @@ class LiveSlots:
     def _work(self, deliver: Callable[[Sequence[TokenEvent]], None]) -> None:
         session = self._session
         assert session is not None
+        if session.overlaps:
+            torch.cuda.set_device(session.decoder.device)  # a thread begins on the first card
         try:
             while True:
                 with self._wake:

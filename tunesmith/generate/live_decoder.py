@@ -111,7 +111,7 @@ def foretold(logits_TV: Tensor, next_T: Tensor, top: int) -> tuple[list[float], 
     """ln p of the token that follows each place, and the `top` likeliest there: [T] and [T, 2, top]."""
     logprobs: list[float] = []
     tops: list[list[list[float]]] = []
-    for piece_NV, ids_N in zip(logits_TV.split(_ROWS), next_T.split(_ROWS), strict=True):
+    for piece_NV, ids_N in zip(torch.split(logits_TV, _ROWS), torch.split(next_T, _ROWS), strict=True):
         kept_NV = piece_NV if piece_NV.dtype == torch.float64 else piece_NV.float()
         picked_N = kept_NV.gather(1, ids_N[:, None])[:, 0] - kept_NV.logsumexp(-1)
         logprobs += picked_N.tolist()

@@ -191,7 +191,7 @@ class LiveSession(Session[LiveDecoder, LiveWork]):
         self.decoder.assign(len(self.active), requests)
         logits = self.prefill([one.prompt for one in requests], whole=whole)
         if whole:
-            each = logits.split([len(one.prompt) for one in requests])
+            each = logits.split_with_sizes([len(one.prompt) for one in requests])
             for work, own in zip(works, each, strict=True):
                 self._tell_prompt(work, own, 0)
             logits = torch.cat([own[-1:] for own in each])
@@ -276,7 +276,7 @@ class LiveSession(Session[LiveDecoder, LiveWork]):
         if figures.device.type != "cuda":
             return _Launched(works, figures.clone(), top, None)
         here = figures.to("cpu", non_blocking=True)
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's is untyped
         ready.record()
         return _Launched(works, here, top, ready)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -23,7 +23,7 @@ _capturing = threading.Lock()  # torch captures on one stream
 class Graphs(Generic[Result]):
     """The graphs of one function of a number of slots; what it gives lies at the same place in every replay."""
 
-    def __init__(self, slots: int, pool: object | None = None) -> None:
+    def __init__(self, slots: int, pool: Any = None) -> None:
         self.slots, self.pool = slots, pool
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Result]] = {}
         self._often: Counter[int] = Counter()
