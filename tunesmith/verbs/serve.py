@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,9 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
 def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Serves until SIGTERM or Ctrl-C."""
     _require_packages()
+    # read when torch is imported: oneDNN keeps compiled code for each of the last 1,024 shapes, some 400 MB in all
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "16")
     from tunesmith.serve.guard_access import Access, read_tokens
     from tunesmith.serve.lifecycle import run
     from tunesmith.serve.lifecycle_address import listen, url
