@@ -61,7 +61,7 @@ def main() -> None:
     requests = [prompts[n :: chosen.clients] for n in range(chosen.clients)]
     on_card = model.device.type == "cuda"
     count = chosen.alone or (min(12, len(prompts)) if on_card else len(prompts))
-    from tunesmith.generate.live import LiveSlots
+    from tunesmith.generate.live.engine import LiveSlots
     from tunesmith.model.attention import ATTENTION
 
     def say(what: str, **figures: Any) -> None:
@@ -194,8 +194,8 @@ def one_at_a_time(model: Any, prompts: Sequence[list[int]]) -> tuple[Figures, di
 
 def serve(live: Any, contract: Any, requests: Requests, rounds: int, told: Callable[[Figures], None]) -> None:
     """The real server on a free port, until the clients' process has asked everything, `rounds` times and once more."""
-    from tunesmith.serve.lifecycle import run
     from tunesmith.serve.protocol import ModelStatus, Served
+    from tunesmith.serve.running.lifecycle import run
     from tunesmith.serve.state import ServeState
 
     class One:

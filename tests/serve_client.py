@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from starlette.routing import Mount
 
 from tunesmith.serve.app import create_app
-from tunesmith.serve.guard_access import Access
+from tunesmith.serve.guard.access import Access
 from tunesmith.serve.protocol import ModelStatus, Served, UnknownModel
 from tunesmith.serve.state import ServeState
 

@@ -15,7 +15,7 @@ from tunesmith import starter
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
-from tunesmith.generate.live import LiveSlots
+from tunesmith.generate.live.engine import LiveSlots
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, LiveToken, TokenEvent
 from tunesmith.model.load import load_model
 from tunesmith.recipe import Model

@@ -19,8 +19,8 @@ from tunesmith.base import resolve
 from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.example import Message
-from tunesmith.export import merged as stage
 from tunesmith.export import measure, proofs
+from tunesmith.export import merged as stage
 from tunesmith.export.choose import Compared, choose
 from tunesmith.export.export import export
 from tunesmith.export.measure import Rerounded, folder_model, logits, proof_rows, reround

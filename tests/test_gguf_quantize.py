@@ -23,7 +23,7 @@ from tunesmith.export.gguf.imatrix import read_imatrix, write_imatrix
 from tunesmith.export.gguf.kinds import QUANTISED, Kind
 from tunesmith.export.gguf.quantize import quantize_gguf
 from tunesmith.export.gguf.write import write_gguf
-from tunesmith.generate.llama_cpp_file import read_gguf
+from tunesmith.generate.llama_cpp.file import read_gguf
 from tunesmith.starter.reports import rows
 
 

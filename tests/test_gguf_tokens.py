@@ -22,7 +22,7 @@ from tunesmith.example import Message
 from tunesmith.export.gguf import pretokenizer, vocabulary, write
 from tunesmith.export.gguf.vocabulary import read_vocabulary
 from tunesmith.export.gguf.write import write_gguf
-from tunesmith.generate.llama_cpp_file import read_gguf
+from tunesmith.generate.llama_cpp.file import read_gguf
 
 RANDOM = random_strings(10_000)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tunesmith.errors import ModelError
 from tunesmith.export.gguf import architecture, file, tensors, values, write
 from tunesmith.export.gguf.write import write_gguf
-from tunesmith.generate.llama_cpp_file import read_gguf
+from tunesmith.generate.llama_cpp.file import read_gguf
 
 ROWS = random_rows(2040, [31, 200, 1, 7])
 LIMIT = 1e-3

@@ -27,10 +27,11 @@ from transformers import PreTrainedModel
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, NotFinite, OutOfRoom, RecipeError, TunesmithError
-from tunesmith.generate import live_session, room
+from tunesmith.generate import room
 from tunesmith.generate.cache import SlotCache
-from tunesmith.generate.live import MOST_SLOTS, LiveSlots
-from tunesmith.generate.live_decoder import LiveDecoder
+from tunesmith.generate.live import session as live_session
+from tunesmith.generate.live.decoder import LiveDecoder
+from tunesmith.generate.live.engine import MOST_SLOTS, LiveSlots
 from tunesmith.generate.protocol import LiveGenerator, LiveRequest
 from tunesmith.model.attention import ATTENTION, register
 from tunesmith.model.lora_bank import LoraBank
@@ -158,7 +159,7 @@ def test_prompt_logprobs_are_those_of_a_full_forward(
     budget: int, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_session, "PREFILL_TOKENS_ON_CPU", budget)
-    monkeypatch.setattr("tunesmith.generate.live_decoder._ROWS", 4)
+    monkeypatch.setattr("tunesmith.generate.live.decoder._ROWS", 4)
     model = model_of("llama", torch.float64)
     asked = [
         ask(prompt, number % 3, prompt_logprobs=True, top=number % 4)

@@ -17,10 +17,12 @@ from tiny_run import write_byte_tokenizer
 from transformers import PreTrainedModel
 
 from tunesmith.contract import Contract
-from tunesmith.generate import live_decoder, live_session, replay, sampling
+from tunesmith.generate import replay, sampling
 from tunesmith.generate.cache import SlotCache
-from tunesmith.generate.live_decoder import LiveDecoder
-from tunesmith.generate.live_session import LiveSession, LiveWork
+from tunesmith.generate.live import decoder as live_decoder
+from tunesmith.generate.live import session as live_session
+from tunesmith.generate.live.decoder import LiveDecoder
+from tunesmith.generate.live.session import LiveSession, LiveWork
 from tunesmith.generate.protocol import Guide, LiveRequest
 from tunesmith.generate.session import Session
 from tunesmith.model.adapter import load_adapter

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.generate import sampling
-from tunesmith.generate.live_decoder import way_of
+from tunesmith.generate.live.decoder import way_of
 from tunesmith.generate.protocol import LiveRequest
 from tunesmith.generate.sampling import choose, choose_each, stream_key
 

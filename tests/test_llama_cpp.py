@@ -21,10 +21,10 @@ from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, NotFinite, SetupError
 from tunesmith.example import Message
 from tunesmith.export.gguf.write import write_gguf
-from tunesmith.generate import llama_cpp_library
 from tunesmith.generate.guide import SchemaGuide
 from tunesmith.generate.llama_cpp import LlamaGenerator, LlamaModel
-from tunesmith.generate.llama_cpp_slots import LlamaSlots
+from tunesmith.generate.llama_cpp import library as llama_cpp_library
+from tunesmith.generate.llama_cpp.slots import LlamaSlots
 from tunesmith.generate.protocol import Decoding, Generated
 from tunesmith.generate.slots import SlotGenerator
 from tunesmith.model.attention import register

@@ -17,9 +17,9 @@ from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.example import Message
 from tunesmith.export.gguf.write import write_gguf
-from tunesmith.generate import llama_cpp_contract
+from tunesmith.generate.llama_cpp import contract as llama_cpp_contract
 from tunesmith.generate.llama_cpp import contract_of_gguf
-from tunesmith.generate.llama_cpp_contract import NASTY, tokens_by_llama_cpp
+from tunesmith.generate.llama_cpp.contract import NASTY, tokens_by_llama_cpp
 
 QUESTION = [Message("system", "Be short."), Message("user", "What  is it?\n")]
 

@@ -12,8 +12,8 @@ import pytest
 from serve_client import BEARER, OTHER, TOKEN, app_of, ask
 
 from tunesmith.errors import TunesmithError
-from tunesmith.serve import guard_access
-from tunesmith.serve.guard_access import SESSION_SECONDS, Access, Sessions, Slowed, Tokens, read_tokens
+from tunesmith.serve.guard import access as guard_access
+from tunesmith.serve.guard.access import SESSION_SECONDS, Access, Sessions, Slowed, Tokens, read_tokens
 
 PAGE = {"accept": "text/html,application/xhtml+xml"}
 HERE = {"origin": "http://127.0.0.1:8000"}

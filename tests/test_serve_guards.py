@@ -11,12 +11,13 @@ import pytest
 from serve_client import BEARER, OTHER, TOKEN, app_of, ask, error_of, raw, routes, scope_of
 
 from tunesmith.serve import app as app_module
-from tunesmith.serve import guard_origin, guard_token
-from tunesmith.serve.guard_body import BodyGuard, too_deep
-from tunesmith.serve.guard_headers import HeaderGuard
-from tunesmith.serve.guard_origin import OriginGuard
-from tunesmith.serve.guard_record import RecordGuard
-from tunesmith.serve.guard_token import TokenGuard
+from tunesmith.serve.guard import origin as guard_origin
+from tunesmith.serve.guard import token as guard_token
+from tunesmith.serve.guard.body import BodyGuard, too_deep
+from tunesmith.serve.guard.headers import HeaderGuard
+from tunesmith.serve.guard.origin import OriginGuard
+from tunesmith.serve.guard.record import RecordGuard
+from tunesmith.serve.guard.token import TokenGuard
 from tunesmith.serve.limits import Limits
 
 ALL = "GET HEAD POST PUT PATCH DELETE OPTIONS".split()

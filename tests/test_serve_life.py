@@ -16,8 +16,8 @@ from serve_client import TOKEN
 from test_serve_rows import LONG
 
 from tunesmith.errors import SetupError
-from tunesmith.serve.lifecycle import LogLines
-from tunesmith.serve.lifecycle_address import listen, url
+from tunesmith.serve.running.address import listen, url
+from tunesmith.serve.running.lifecycle import LogLines
 
 
 def token_file(folder: Path) -> Path:

@@ -24,8 +24,8 @@ from vllm_standin import SCHEMA_ANSWER, logits_of
 from tunesmith.errors import ModelError, SetupError
 from tunesmith.generate.protocol import LiveLoad, LiveRequest
 from tunesmith.generate.sampling import stream_key
-from tunesmith.serve import vllm_child
-from tunesmith.serve.vllm import LiveVllm
+from tunesmith.serve.vllm import child as vllm_child
+from tunesmith.serve.vllm.engine import LiveVllm
 
 STANDIN = Path(__file__).with_name("vllm_standin.py")
 ASK = LiveRequest([5, 6, 7], 6, frozenset())
@@ -285,7 +285,7 @@ def test_without_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from tunesmith.serve.vllm import LiveVllm
+from tunesmith.serve.vllm.engine import LiveVllm
 live = LiveVllm.launch(Path("model"), context=64, slots=4, program=sys.argv[1])
 print(live._child.folder, flush=True)
 if sys.argv[2] == "close":

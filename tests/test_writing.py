@@ -19,17 +19,17 @@ from tokenizers.models import BPE
 from tunesmith.contract import Contract
 from tunesmith.example import Message
 from tunesmith.generate.protocol import LiveRequest, LiveToken, TokenEvent
-from tunesmith.serve import writing_choice
-from tunesmith.serve.detokenise import Detokeniser, Pieces
 from tunesmith.serve.dispatch import Dispatches
 from tunesmith.serve.errors import Ended, TooLong
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.protocol import Busy, Served, Unservable
 from tunesmith.serve.state import ServeState
-from tunesmith.serve.stops import StopFinder
-from tunesmith.serve.writing import Answer, Ask, begin
-from tunesmith.serve.writing_choice import Choice
-from tunesmith.serve.writing_prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
+from tunesmith.serve.writing import choice as writing_choice
+from tunesmith.serve.writing.choice import Choice
+from tunesmith.serve.writing.detokenise import Detokeniser, Pieces
+from tunesmith.serve.writing.prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
+from tunesmith.serve.writing.stops import StopFinder
+from tunesmith.serve.writing.writing import Answer, Ask, begin
 
 NASTY = [
     "ಶ್ವಾಸಕೋಶದ ಕ್ಯಾನ್ಸರ್ ಹಂತ IV",

@@ -18,9 +18,9 @@ from tiny_run import write_byte_tokenizer
 
 from tunesmith.contract import Contract
 from tunesmith.errors import OutOfRoom
-from tunesmith.generate import live_session
-from tunesmith.generate.live import LiveSlots
-from tunesmith.generate.live_decoder import LiveDecoder
+from tunesmith.generate.live import session as live_session
+from tunesmith.generate.live.decoder import LiveDecoder
+from tunesmith.generate.live.engine import LiveSlots
 from tunesmith.model.adapter import load_adapter
 from tunesmith.model.attention import register
 from tunesmith.model.lora_bank import LoraBank

@@ -17,7 +17,7 @@ from tunesmith.export.gguf.kinds import BLOCK, QUANTISED
 from tunesmith.export.gguf.library import require_gguf
 from tunesmith.export.gguf.vocabulary import read_vocabulary
 from tunesmith.export.sizes import Item, Numbers, numbers_of, plan
-from tunesmith.generate.llama_cpp_library import require_llama_cpp
+from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.model.load import stored_quantized
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run

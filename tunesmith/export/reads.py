@@ -15,9 +15,9 @@ from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError
 from tunesmith.example import Example, Message
 from tunesmith.export.record import proof_prefix
-from tunesmith.generate.llama_cpp_contract import tokens_by_llama_cpp
-from tunesmith.generate.llama_cpp_file import read_gguf
-from tunesmith.generate.llama_cpp_library import require_llama_cpp
+from tunesmith.generate.llama_cpp.contract import tokens_by_llama_cpp
+from tunesmith.generate.llama_cpp.file import read_gguf
+from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.proof import Proof
 from tunesmith.templates import compile_template
 

@@ -143,7 +143,9 @@ class Nf4(FrozenWeight):
             "nested_dtype": "float32",
             "nested_offset": float(self.offset),
         }
-        state = json.dumps(about).encode().ljust(STATE_BYTES)  # of one length: its place in a file is known before
+        state = (
+            json.dumps(about).encode().ljust(STATE_BYTES)
+        )  # of one length: its place in a file is known before
         return {
             name: self.packed,
             f"{name}.absmax": self.absmax,

@@ -88,7 +88,7 @@ class Opened:
     def context(self, wanted: int | None = None) -> int:
         """Most tokens of a prompt and its answer."""
         if self.base is None:
-            from tunesmith.generate.llama_cpp_file import read_gguf
+            from tunesmith.generate.llama_cpp.file import read_gguf
 
             positions = read_gguf(self.place.path).size("context_length", CONTEXT)
         else:
@@ -133,7 +133,7 @@ class Opened:
             return LiveLlama(
                 LlamaModel.open(self.place.path, adapter=adapter, context=self.context(context), slots=count)
             )
-        from tunesmith.generate.live import LiveSlots
+        from tunesmith.generate.live.engine import LiveSlots
         from tunesmith.model.lora_bank import LoraBank
 
         folders = ({self.name: self.adapter} if self.adapter else {}) | dict(adapters)

@@ -6,11 +6,11 @@ from fastapi import FastAPI
 
 from tunesmith.serve import health, ollama, openai
 from tunesmith.serve.errors import add_handlers
-from tunesmith.serve.guard_body import BodyGuard
-from tunesmith.serve.guard_headers import HeaderGuard
-from tunesmith.serve.guard_origin import OriginGuard
-from tunesmith.serve.guard_record import RecordGuard
-from tunesmith.serve.guard_token import TokenGuard
+from tunesmith.serve.guard.body import BodyGuard
+from tunesmith.serve.guard.headers import HeaderGuard
+from tunesmith.serve.guard.origin import OriginGuard
+from tunesmith.serve.guard.record import RecordGuard
+from tunesmith.serve.guard.token import TokenGuard
 from tunesmith.serve.state import ServeState
 from tunesmith.serve.web import pages
 

@@ -229,7 +229,7 @@ class ServedModels:
         return {made.name: made}
 
     def _vllm(self, load: _Loading, opened: Opened, folders: Mapping[str, Path]) -> LiveGenerator:
-        from tunesmith.serve.vllm import LiveVllm
+        from tunesmith.serve.vllm.engine import LiveVllm
 
         assert opened.base is not None
         if opened.quantize != "none" and "quantization_config" not in opened.base.config:

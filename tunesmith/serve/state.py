@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunesmith import console
 from tunesmith.serve.dispatch import Dispatches
-from tunesmith.serve.guard_access import Access
+from tunesmith.serve.guard.access import Access
 from tunesmith.serve.limits import Admission, Limits
 from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.protocol import Models

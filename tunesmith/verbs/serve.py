@@ -65,10 +65,10 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     # read when torch is imported: oneDNN keeps compiled code for each of the last 1,024 shapes, some 400 MB in all
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "16")
-    from tunesmith.serve.guard_access import Access, read_tokens
-    from tunesmith.serve.lifecycle import run
-    from tunesmith.serve.lifecycle_address import listen, url
+    from tunesmith.serve.guard.access import Access, read_tokens
     from tunesmith.serve.models import ServedModels
+    from tunesmith.serve.running.address import listen, url
+    from tunesmith.serve.running.lifecycle import run
     from tunesmith.serve.state import ServeState
 
     access = Access(read_tokens(arguments.token_file)) if arguments.token_file is not None else None

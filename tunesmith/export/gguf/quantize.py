@@ -18,8 +18,8 @@ from tunesmith.errors import ModelError, OutOfRoom
 from tunesmith.export.gguf.imatrix import read_imatrix
 from tunesmith.export.gguf.kinds import BLOCK, QUANTISED, Kind
 from tunesmith.export.gguf.library import require_gguf
-from tunesmith.generate.llama_cpp_file import GgufFile, read_gguf
-from tunesmith.generate.llama_cpp_library import complaints, forget_complaints, require_llama_cpp
+from tunesmith.generate.llama_cpp.file import GgufFile, read_gguf
+from tunesmith.generate.llama_cpp.library import complaints, forget_complaints, require_llama_cpp
 from tunesmith.run import beside
 
 _PLAIN = ("F32", "F16", "BF16")

@@ -17,9 +17,9 @@ from tunesmith.serve.ollama.shapes import Lines, answer, details, head, shown
 from tunesmith.serve.protocol import Models, Served, Unservable
 from tunesmith.serve.schemas import read
 from tunesmith.serve.state import ServeState
-from tunesmith.serve.writing import Ask, Names, begin
-from tunesmith.serve.writing_prompt import answer_schema, chat_prompt, raw_prompt
-from tunesmith.serve.writing_stream import Streamed, while_connected
+from tunesmith.serve.writing.prompt import answer_schema, chat_prompt, raw_prompt
+from tunesmith.serve.writing.stream import Streamed, while_connected
+from tunesmith.serve.writing.writing import Ask, Names, begin
 
 router = APIRouter(prefix="/api")
 

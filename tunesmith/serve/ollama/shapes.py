@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tunesmith.serve.detokenise import Pieces
 from tunesmith.serve.errors import refusal
 from tunesmith.serve.openai.shapes import chat_token
 from tunesmith.serve.protocol import Served
-from tunesmith.serve.writing import Writing
-from tunesmith.serve.writing_choice import Part, Told
+from tunesmith.serve.writing.choice import Part, Told
+from tunesmith.serve.writing.detokenise import Pieces
+from tunesmith.serve.writing.writing import Writing
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from tunesmith.serve.openai.shapes import Chunks, Echo, Shape
 from tunesmith.serve.protocol import ModelStatus, Served, UnknownModel, Unservable
 from tunesmith.serve.schemas import read
 from tunesmith.serve.state import ServeState
-from tunesmith.serve.writing import Ask, Names, begin
-from tunesmith.serve.writing_prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
-from tunesmith.serve.writing_stream import Streamed, while_connected
+from tunesmith.serve.writing.prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
+from tunesmith.serve.writing.stream import Streamed, while_connected
+from tunesmith.serve.writing.writing import Ask, Names, begin
 
 router = APIRouter(prefix="/v1")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.generate.protocol import LiveToken
-from tunesmith.serve.detokenise import Detokeniser, Pieces
 from tunesmith.serve.errors import refusal
-from tunesmith.serve.writing import Writing
-from tunesmith.serve.writing_choice import Part, Told
+from tunesmith.serve.writing.choice import Part, Told
+from tunesmith.serve.writing.detokenise import Detokeniser, Pieces
+from tunesmith.serve.writing.writing import Writing
 
 _LEAST = -9999.0  # stands for ln 0, which JSON has no word for; first in `max`, so that NaN becomes it too
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tunesmith.serve.guard_reply import header, refuse
+from tunesmith.serve.guard.reply import header, refuse
 from tunesmith.serve.state import ServeState
 
 

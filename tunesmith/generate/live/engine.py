@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.generate.guide import SchemaGuide
-from tunesmith.generate.live_decoder import LiveDecoder
-from tunesmith.generate.live_session import PREFILL_TOKENS, PREFILL_TOKENS_ON_CPU, LiveSession, LiveWork
+from tunesmith.generate.live.decoder import LiveDecoder
+from tunesmith.generate.live.session import PREFILL_TOKENS, PREFILL_TOKENS_ON_CPU, LiveSession, LiveWork
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
 from tunesmith.generate.room import slots_that_fit
 from tunesmith.generate.sampling import bytes_a_logit

@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.errors import ModelError
 from tunesmith.generate.protocol import LiveRequest, LiveToken, TokenEvent
 from tunesmith.generate.sampling import stream_key
-from tunesmith.serve.vllm_child import BASE
+from tunesmith.serve.vllm.child import BASE
 
 _TOKEN = "token_id:"  # how vLLM names tokens under return_tokens_as_token_ids
 

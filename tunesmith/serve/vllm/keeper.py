@@ -1,6 +1,6 @@
 """Stands between tunesmith and vLLM, and ends all of vLLM's processes once tunesmith has ended, by SIGKILL too.
 
-A program of its own: `python -m tunesmith.serve.vllm_keeper FOLDER COMMAND…`. Its standard input is a pipe that nobody
+A program of its own: `python -m tunesmith.serve.vllm.keeper FOLDER COMMAND…`. Its standard input is a pipe that nobody
 writes to: when it closes, the other side wants an end or is gone, and FOLDER (socket and log) goes too. Processes of
 the command that lose their parent become this one's children (prctl's subreaper), so none is left behind; and the
 command dies with this one (PR_SET_PDEATHSIG).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import NotFinite, TunesmithError
-from tunesmith.generate.llama_cpp_model import BATCH, LlamaModel
+from tunesmith.generate.llama_cpp.model import BATCH, LlamaModel
 from tunesmith.generate.protocol import Guide, LiveToken, TokenEvent
 from tunesmith.generate.sampling import choose, choose_each
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from tunesmith.generate.protocol import LiveToken, TokenEvent
-from tunesmith.serve.detokenise import Detokeniser, Pieces
-from tunesmith.serve.stops import StopFinder
+from tunesmith.serve.writing.detokenise import Detokeniser, Pieces
+from tunesmith.serve.writing.stops import StopFinder
 
 
 class Told(NamedTuple):

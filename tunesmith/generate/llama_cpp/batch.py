@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from tunesmith.errors import ModelError, NotFinite
-from tunesmith.generate.llama_cpp_model import LlamaModel
-from tunesmith.generate.llama_cpp_slots import LlamaSlots, Writing
+from tunesmith.generate.llama_cpp.model import LlamaModel
+from tunesmith.generate.llama_cpp.slots import LlamaSlots, Writing
 from tunesmith.generate.protocol import Decoding, Generated, Guide, LiveToken
 from tunesmith.generate.sampling import stream_key
 

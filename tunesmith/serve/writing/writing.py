@@ -15,14 +15,14 @@ from typing import Any
 
 from tunesmith.errors import TunesmithError
 from tunesmith.generate.protocol import LiveRequest, LiveToken, TokenEvent
-from tunesmith.serve.detokenise import Pieces
 from tunesmith.serve.dispatch import Mailbox
 from tunesmith.serve.errors import Ended, TooLong
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.protocol import Served, Unservable
 from tunesmith.serve.state import ServeState
-from tunesmith.serve.writing_choice import Choice, Part, Told
+from tunesmith.serve.writing.choice import Choice, Part, Told
+from tunesmith.serve.writing.detokenise import Pieces
 
 
 @dataclass(frozen=True)

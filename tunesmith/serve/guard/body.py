@@ -7,7 +7,7 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tunesmith.serve.guard_reply import error_body, header, refuse
+from tunesmith.serve.guard.reply import error_body, header, refuse
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.state import ServeState
 

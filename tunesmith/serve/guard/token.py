@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, quote
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tunesmith.serve.guard_access import SESSION_SECONDS, Access
-from tunesmith.serve.guard_body import BodyGuard
-from tunesmith.serve.guard_reply import Headers, answer, client, header, refuse
+from tunesmith.serve.guard.access import SESSION_SECONDS, Access
+from tunesmith.serve.guard.body import BodyGuard
+from tunesmith.serve.guard.reply import Headers, answer, client, header, refuse
 from tunesmith.serve.limits import CLIENT
 from tunesmith.serve.state import ServeState
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import console
 from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, LiveToken, TokenEvent
-from tunesmith.serve.vllm_child import BASE, TOP, VllmChild, find_vllm, serve_command
-from tunesmith.serve.vllm_wire import answer_body, events_of, prompt_body, prompt_tokens, refusal, strange
+from tunesmith.serve.vllm.child import BASE, TOP, VllmChild, find_vllm, serve_command
+from tunesmith.serve.vllm.wire import answer_body, events_of, prompt_body, prompt_tokens, refusal, strange
 
 if TYPE_CHECKING:
     from httpx import AsyncClient

@@ -18,7 +18,7 @@ import uvicorn
 from tunesmith import console
 from tunesmith.errors import Stopped
 from tunesmith.serve.app import create_app
-from tunesmith.serve.lifecycle_http import patient
+from tunesmith.serve.running.http import patient
 from tunesmith.serve.state import ServeState
 
 _ECHO = 0.3  # seconds: a terminal's Ctrl-C and a wrapper that passes it on are one signal

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
-from tunesmith.serve.writing import Writing
-from tunesmith.serve.writing_choice import Part
+from tunesmith.serve.writing.choice import Part
+from tunesmith.serve.writing.writing import Writing
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ import traceback
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.serve.errors import GONE
-from tunesmith.serve.guard_reply import client, refuse
+from tunesmith.serve.guard.reply import client, refuse
 from tunesmith.serve.metrics import RECORD, Record
 from tunesmith.serve.state import ServeState
 

@@ -16,8 +16,8 @@ from typing import Any
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.example import Message
-from tunesmith.generate.llama_cpp_file import GgufFile, read_gguf
-from tunesmith.generate.llama_cpp_library import require_llama_cpp
+from tunesmith.generate.llama_cpp.file import GgufFile, read_gguf
+from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.templates import choose_template
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # tokenizer.ggml.token_type

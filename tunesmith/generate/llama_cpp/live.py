@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
 from tunesmith.generate.guide import SchemaGuide
-from tunesmith.generate.llama_cpp_contract import contract_of_gguf
-from tunesmith.generate.llama_cpp_model import LlamaModel
-from tunesmith.generate.llama_cpp_slots import LlamaSlots, Writing
+from tunesmith.generate.llama_cpp.contract import contract_of_gguf
+from tunesmith.generate.llama_cpp.model import LlamaModel
+from tunesmith.generate.llama_cpp.slots import LlamaSlots, Writing
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
 from tunesmith.generate.sampling import stream_key
 

@@ -105,7 +105,7 @@ class VllmChild:
         except BaseException:
             shutil.rmtree(self.folder)
             raise
-        keeper = [sys.executable, "-m", "tunesmith.serve.vllm_keeper", str(self.folder)]
+        keeper = [sys.executable, "-m", "tunesmith.serve.vllm.keeper", str(self.folder)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*keeper, *command],

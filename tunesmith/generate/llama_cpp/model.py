@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tunesmith import console
 from tunesmith.errors import ModelError, OutOfRoom
-from tunesmith.generate.llama_cpp_file import GgufFile, read_gguf
-from tunesmith.generate.llama_cpp_library import (
+from tunesmith.generate.llama_cpp.file import GgufFile, read_gguf
+from tunesmith.generate.llama_cpp.library import (
     complaints,
     forget_complaints,
     last_complaint,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import NotFinite, OutOfRoom
-from tunesmith.generate.live_decoder import LiveDecoder, foretold, likeliest, way_of
+from tunesmith.generate.live.decoder import LiveDecoder, foretold, likeliest, way_of
 from tunesmith.generate.protocol import Guide, LiveRequest, LiveToken, TokenEvent
 from tunesmith.generate.sampling import stream_key
 from tunesmith.generate.session import Session

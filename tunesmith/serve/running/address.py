@@ -7,7 +7,7 @@ import ipaddress
 import socket
 
 from tunesmith.errors import AccessError, SetupError
-from tunesmith.serve.guard_access import MAKE
+from tunesmith.serve.guard.access import MAKE
 
 
 def listen(host: str, port: int, *, guarded: bool) -> tuple[socket.socket, bool]:

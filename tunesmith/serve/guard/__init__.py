@@ -1,0 +1,1 @@
+"""What stands before every route: headers, records, origins, tokens, bodies."""

@@ -1,0 +1,1 @@
+"""The process: address, HTTP server, drain, signals."""
