@@ -60,7 +60,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # likewise inside a large room
-INSIDE = {"data": ("read", "processors", "formats", "alike", "inspect", "shown")}
+INSIDE = {
+    "data": ("read", "processors", "formats", "alike", "inspect", "shown"),
+    "generate": ("llama_cpp", "live"),
+    "export": ("gguf", "card"),
+    "serve": ("writing", "openai", "ollama", "guard", "vllm", "web", "running"),
+}
 
 # imported at the top of a file only in the rooms that compute
 HEAVY = {
