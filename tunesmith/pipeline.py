@@ -53,13 +53,15 @@ def _evaluate(recipe: Recipe, run: Run, redact: bool | None = None) -> None:
 
 def _export(recipe: Recipe, run: Run) -> None:
     from tunesmith.evaluate.report import write_report
-    from tunesmith.export.card.write import write_cards
+    from tunesmith.export.card.write import withdraw_cards, write_cards
     from tunesmith.export.export import export
 
+    withdraw_cards(run)
     try:
         export(recipe, run)
-    except ProofFailed:
+    except ProofFailed:  # what passed stays, and is told of
         write_report(recipe, run)
+        write_cards(recipe, run)
         raise
     write_report(recipe, run)  # again, with export's proofs and the systems that it scored
     write_cards(recipe, run)

@@ -75,7 +75,9 @@ class Sources:
         train = Rows.open(job.run.data, "train")
         numbers = chosen(len(train), MATRIX_ROWS, job.recipe.seed)
         path = self._folder / "imatrix.gguf"
-        write_imatrix(self.yard.folder, [train.ids(number).tolist() for number in numbers], path)
+        write_imatrix(
+            self.yard.folder, [train.ids(number).tolist() for number in numbers], path, self.job.device
+        )
         free()
         return path
 

@@ -17,7 +17,7 @@ from tunesmith.errors import ProofFailed
 from tunesmith.export import artifact_proofs, record
 from tunesmith.export.artifact_folder import QuantisedFolder
 from tunesmith.export.artifact_gguf import AdapterFile, ModelFile, Sources
-from tunesmith.export.folder import new_folder, publish
+from tunesmith.export.folder import new_folder, publish, unlist
 from tunesmith.export.gguf.kinds import QUANTISED
 from tunesmith.export.job import Job, sha256_of
 from tunesmith.export.scores import against_live, require_live_answers
@@ -120,6 +120,7 @@ def _make(job: Job, yard: Yardstick, one: Wanted, thing: Thing) -> None:
                 thing.settle()
             raise
         if not there:
+            unlist(place.parent, {place.name})
             publish(path, place)
     files = [path.relative_to(run.path) for path in thing.settle()]
     about = {"kind": one.kind, "type": one.type, "merged_origin": job.origin_sha256}
@@ -139,6 +140,7 @@ def _score(job: Job, name: str) -> dict[str, Any]:
 
 
 def _remove(place: Path) -> None:
+    unlist(place.parent, {place.name})
     if place.is_dir():
         shutil.rmtree(place)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tunesmith.errors import ProofFailed
 from tunesmith.export import record
 from tunesmith.export.artifacts import make_artifacts, wanted
 from tunesmith.export.folder import clean, write_sums
@@ -32,6 +33,10 @@ def export(recipe: Recipe, run: Run) -> None:
         require_exportable(recipe, job.base, run.path, contract=job.contract, run=run)
         record.forget_stale(job, [NAME, *names])
         with merged_folder(job) as yard:
-            make_artifacts(job, yard)
+            try:
+                make_artifacts(job, yard)
+            except ProofFailed:
+                write_modelfiles(recipe, run, job.contract)  # of what passed
+                raise
         write_modelfiles(recipe, run, job.contract)
     write_sums(run.adapter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,16 @@ def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
             sums[path.name] = sha256_file(path)
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     write_atomic(folder / SUMS, lines.encode())
+
+
+def unlist(folder: Path, names: Collection[str]) -> None:
+    """Takes names out of SHA256SUMS before what they name changes or goes: its lines are always true."""
+    path = folder / SUMS
+    if path.is_file():
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.rstrip("\n").partition("  ")[2] not in names]
+        if kept != lines:
+            write_atomic(path, "".join(kept).encode())
 
 
 def complete(

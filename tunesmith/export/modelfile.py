@@ -18,8 +18,9 @@ from pathlib import Path
 
 from tunesmith import console
 from tunesmith.contract import Contract
-from tunesmith.errors import ModelError, RowError
+from tunesmith.errors import ModelError, RecipeError, RowError
 from tunesmith.example import Message
+from tunesmith.export.folder import unlist
 from tunesmith.proof import Proof
 from tunesmith.recipe import Ollama, Recipe
 from tunesmith.run import Run, write_atomic
@@ -95,9 +96,32 @@ def modelfile(contract: Contract, file: str, settings: Ollama) -> str:
     return f"FROM ./{file}\nTEMPLATE {_quoted(pieces_of(contract).template())}\n{system}{''.join(lines)}"
 
 
+def require_modelfile(recipe: Recipe, contract: Contract | None) -> None:
+    """What write_modelfiles would refuse after hours. RecipeError, ModelError. `contract`: where it is made already."""
+    settings = recipe.export.ollama
+    if settings is None:
+        return
+    if not recipe.export.gguf:
+        raise RecipeError(
+            "a Modelfile is written for each GGUF file, and export.gguf names none",
+            where="export.ollama",
+            fix="export.gguf: [Q4_K_M], or leave export.ollama out",
+        )
+    if contract is not None:
+        modelfile(contract, "model.gguf", settings)
+        proof = template_equals_contract(contract)
+        if not proof.passed:
+            raise ModelError(
+                f"Ollama can't write prompts as the template {contract.template_name!r} does: {proof.detail}",
+                where="export.ollama",
+                fix=_FIX,
+            )
+
+
 def write_modelfiles(recipe: Recipe, run: Run, contract: Contract) -> None:
     """gguf/Modelfile.KIND for each GGUF that is there; where Ollama is installed, it gets them too. ProofFailed."""
     for old in run.gguf.glob("Modelfile.*"):
+        unlist(run.gguf, {old.name})
         old.unlink()
     settings = recipe.export.ollama
     if settings is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tunesmith import console
 from tunesmith.base import Base
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, OutOfRoom, RecipeError, SetupError
@@ -16,6 +17,7 @@ from tunesmith.export.gguf.architecture import read_architecture
 from tunesmith.export.gguf.kinds import BLOCK, QUANTISED
 from tunesmith.export.gguf.library import require_gguf
 from tunesmith.export.gguf.vocabulary import read_vocabulary
+from tunesmith.export.modelfile import require_modelfile
 from tunesmith.export.sizes import Item, Numbers, numbers_of, plan
 from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.model.load import stored_quantized
@@ -36,6 +38,7 @@ def require_exportable(
     """
     _require_sense(recipe, base)
     export = recipe.export
+    require_modelfile(recipe, contract)
     if export.gguf or export.adapter_gguf:
         _require_gguf_form(recipe, base, contract)
     if export.quantized and find_spec("bitsandbytes") is None:
@@ -84,7 +87,12 @@ def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) ->
     config = {key: value for key, value in base.config.items() if key != "quantization_config"}
     architecture = read_architecture(config, base.folder / "config.json")
     if contract is not None:
-        read_vocabulary(contract, int(architecture.config.vocab_size), base.folder)
+        differs = read_vocabulary(contract, int(architecture.config.vocab_size), base.folder).differs
+        if differs:
+            console.warn(
+                f"llama.cpp cuts {differs} into other tokens than this tokenizer does: export removes each GGUF file "
+                "where one of the scored rows is such a text"
+            )
     widths = numbers_of(base).widths
     for kind in recipe.export.gguf:
         block = BLOCK if kind in QUANTISED else _Q8_BLOCK if kind == "Q8_0" else 1

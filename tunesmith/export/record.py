@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import console
+from tunesmith.export.folder import unlist
 from tunesmith.run import Run, sha256_file
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def forget_stale(job: Job, asked: Collection[str]) -> None:
         if one.get("merged_origin", one.get("origin")) == job.origin_sha256 or name == "merged":
             continue
         for file in one["files"]:
+            unlist((run.path / file).parent, {Path(file).name})
             (run.path / file).unlink(missing_ok=True)
         forget(run, name)
         console.note(f"{name} was made of another adapter or contract: it is removed")

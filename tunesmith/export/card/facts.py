@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tunesmith.view.scored import run_decoding
 from tunesmith.view.series import read_lines
 
 _HUB_ID = 1  # slashes in the id of a model on the hub
+# a value or an item of a list that is a path from the root, a home or upwards, quoted or not
+_PLACE = re.compile(r"""^(\s*(?:- )*(?:[\w.-]+: )?)['"]?((?:[/~]|\.{1,2}/)[^'"]*)['"]?$""")
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,8 @@ class Facts:
     @property
     def recipe_text(self) -> str:
         """The recipe without the folders of this machine."""
-        lines = []
-        for line in dump_recipe(self.recipe).splitlines():
-            key, colon, value = line.partition(": ")
-            quoted = value.strip("'\"")
-            lines.append(f"{key}{colon}{Path(quoted).name}" if quoted.startswith(("/", "~")) else line)
-        return "\n".join(lines)
+        lines = dump_recipe(self.recipe).splitlines()
+        return "\n".join(_PLACE.sub(lambda m: f"{m[1]}{Path(m[2]).name}", line) for line in lines)
 
     @property
     def adapter_sha256(self) -> str:

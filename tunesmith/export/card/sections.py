@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tunesmith.export.card.facts import Facts
 from tunesmith.view.words import clock
 
 MOST_METRICS = 12
+_FIRST = re.compile(r" \(the first: .*\)", re.DOTALL)  # ids of rows may be somebody's name
 
 
 def scores(facts: Facts) -> str:
@@ -170,7 +172,7 @@ def proofs(facts: Facts) -> str:
             one["name"],
             _figure(one["figure"]),
             _figure(one["limit"]),
-            one["detail"],
+            _FIRST.sub("", one["detail"]),
         ]
         for one in proofs
     ]

@@ -12,12 +12,19 @@ from tunesmith.export.card import sections
 from tunesmith.export.card.facts import Facts
 from tunesmith.export.card.licence import hand_on, named
 from tunesmith.export.card.usage import usage
-from tunesmith.export.folder import write_sums
+from tunesmith.export.folder import unlist, write_sums
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run, write_atomic
 
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "quantized": "transformers", "gguf": "gguf"}
 _RELATION = {"adapter": "adapter", "merged": "finetune", "quantized": "quantized", "gguf": "quantized"}
+
+
+def withdraw_cards(run: Run) -> None:
+    """Before anything changes: a card of an export that was killed would tell another model's scores."""
+    for folder, _ in _folders(run):
+        unlist(folder, {"README.md"})
+        (folder / "README.md").unlink(missing_ok=True)
 
 
 def write_cards(recipe: Recipe, run: Run) -> None:
@@ -27,6 +34,7 @@ def write_cards(recipe: Recipe, run: Run) -> None:
     """
     facts = Facts.of(recipe, run)
     for folder, kind in _folders(run):
+        unlist(folder, {"README.md", "NOTICE", *(path.name for path in facts.licence.files)})
         hand_on(facts.licence, folder)
         write_atomic(folder / "README.md", card(facts, folder, kind).encode())
         write_sums(folder)

@@ -35,7 +35,9 @@ _TOKENS = 4096  # most in one stream, unless a single row has more
 
 
 @torch.no_grad()
-def write_imatrix(source: Path, rows: Sequence[Sequence[int]], out: Path) -> None:
+def write_imatrix(
+    source: Path, rows: Sequence[Sequence[int]], out: Path, device: torch.device | None = None
+) -> None:
     """Runs the model of the folder `source` over `rows` (token ids) and writes `out`, whole or not at all.
 
     ModelError where the model has no GGUF form, or where there is nothing to run.
@@ -47,7 +49,9 @@ def write_imatrix(source: Path, rows: Sequence[Sequence[int]], out: Path) -> Non
         )
     base = resolve(Model(base=str(source)))
     architecture = read_architecture(base.config, source / "config.json")
-    model = load_model(base, dtype=architecture.config.dtype or torch.float32, device=default_device())
+    model = load_model(
+        base, dtype=architecture.config.dtype or torch.float32, device=device or default_device()
+    )
     tokens = sum(map(len, rows))
     with _sums(model) as sums:
         for stream in _streams(rows):
