@@ -26,6 +26,7 @@ from tunesmith.export.gguf.write import write_gguf
 from tunesmith.export.job import Job, free
 from tunesmith.export.reads import gguf_stops_equal, gguf_tokens_equal
 from tunesmith.export.sizes import model_bytes
+from tunesmith.export.stored import stored_logits
 from tunesmith.export.yardstick import Yardstick
 from tunesmith.generate.llama_cpp import LlamaGenerator, LlamaModel
 from tunesmith.model.merge import exact_type
@@ -114,6 +115,9 @@ class ModelFile:
         found = _logits(job, path)
         bits = next(number for begin, number in BITS.items() if self.kind.startswith(begin))
         plain = yard.in_blocks(bits)
+        stored = stored_logits(path, self.kind, yard.folder, job.trained_in, job.device, job.rows)
+        free()
+        job.run.prove(artifact_proofs.computes_as_stored(name, found, *stored))
         job.run.prove(artifact_proofs.is_merged_quantised(name, found, yard.merged, plain, bits))
         job.run.prove(artifact_proofs.keeps_adapter(name, found, yard.merged, yard.base))
         job.run.prove(artifact_proofs.same_greedy(name, found, yard.merged, plain))

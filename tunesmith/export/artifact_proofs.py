@@ -45,6 +45,17 @@ def is_merged_quantised(name: str, found: Tensor, merged: Tensor, plain: Tensor,
     return Proof(f"{proof_prefix(name)}is_merged_quantised", figure <= limit, figure, limit, detail)
 
 
+def computes_as_stored(name: str, found: Tensor, stored: Tensor, noisy: Tensor) -> Proof:
+    """A quantised file against its own numbers in our model; noise: inputs of linears in 8 bits, as in llama.cpp."""
+    noise = spread(stored, noisy)
+    figure, limit = spread(found, stored), SLACK * noise + FLOOR
+    detail = (
+        f"root mean square difference of logits, the file run by llama.cpp and its numbers in our model, "
+        f"{len(stored)} positions; inputs rounded to 8 bits, as llama.cpp rounds them, make {noise:.2g}"
+    )
+    return Proof(f"{proof_prefix(name)}computes_as_stored", figure <= limit, figure, limit, detail)
+
+
 def equals_quantised_in_memory(name: str, found: Tensor, in_memory: Tensor, singly: Tensor) -> Proof:
     """A quantised folder, reloaded, against the merged weights quantised in memory; noise: two batch shapes."""
     noise = largest(in_memory, singly)

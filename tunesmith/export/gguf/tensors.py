@@ -78,6 +78,12 @@ def permuted(rows: Tensor, head_dim: int) -> Tensor:
     return paired.reshape(rows.shape)
 
 
+def unpermuted(rows: Tensor, head_dim: int) -> Tensor:
+    """`permuted` taken back."""
+    halved = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2)
+    return halved.reshape(rows.shape)
+
+
 def plan(architecture: Architecture, stored: StoredTensors, kind: str) -> list[Planned]:
     """All tensors in the order in which they are written. ModelError where one lacks, is strange or doesn't fit."""
     shapes = stored_shapes(architecture)
