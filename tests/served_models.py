@@ -44,6 +44,7 @@ class ScriptedLive:
     def __init__(self, script: Script, slots: int = 16, room: int = 4096, seconds: float = 0.0) -> None:
         self.script, self.slots, self.room, self.seconds = script, slots, room, seconds
         self.adapters: tuple[str, ...] = ()
+        self.closed = False
         self.requests: list[LiveRequest] = []
         self.written: dict[int, int] = {}
         """Ticket -> tokens that were written for it."""

@@ -428,3 +428,44 @@ def test_a_listener_that_raises_ends_the_generator(make: Maker) -> None:
     assert not live._thread.is_alive()
     with pytest.raises(ModelError):
         live.submit(2, ask())
+    assert live.closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_leaves_nobody_waiting(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    live, ear = make(), Ear()
+    live.start(ear)
+    live.submit(1, ask(max_tokens=100))
+    ear.wait(1, tokens=3)
+    monkeypatch.setattr(live, "_take", lambda session: 1 / 0)
+    live.submit(2, ask())
+    ear.wait(1, 2)
+    for ticket in (1, 2):
+        assert ear.heard[ticket].end == "failed" and isinstance(ear.heard[ticket].error, ModelError)
+    assert live.closed
+
+
+def test_a_cancel_that_comes_too_late_does_not_end_the_next_of_its_number(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, ends, done = make(), list[str](), threading.Event()
+    turn = live._turn
+
+    def turn_and_cancel(session: Any) -> None:
+        turn(session)
+        if not ends:
+            live.cancel(1)
+
+    def hear(events: Any) -> None:
+        if not events[-1].end:
+            return
+        ends.append(events[-1].end)
+        if len(ends) == 1:
+            live.submit(1, ask(max_tokens=5))
+        else:
+            done.set()
+
+    monkeypatch.setattr(live, "_turn", turn_and_cancel)
+    live.start(hear)
+    live.submit(1, ask(max_tokens=1))
+    assert done.wait(30) and ends == ["length", "length"]

@@ -303,6 +303,19 @@ def test_a_step_that_breaks_ends_its_answers_and_the_next_one_works(
     assert same(ear.heard[1], by_batch(file, requests[0]), requests[0])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_leaves_nobody_waiting(
+    live: Callable[..., LiveLlama], requests: list[LiveRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, ear = live(1), Ear()
+    monkeypatch.setattr(engine, "_admit", lambda slots: 1 / 0)
+    engine.start(ear)
+    engine.submit(0, requests[0])
+    ear.wait(0)
+    assert ear.heard[0].end == "failed" and isinstance(ear.heard[0].error, ModelError)
+    assert engine.closed
+
+
 def test_a_grammar_that_fails_ends_its_answer_alone(
     live: Callable[..., LiveLlama], requests: list[LiveRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:

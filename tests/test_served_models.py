@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -218,6 +219,31 @@ def test_a_failed_load_says_why_and_is_tried_again(runs: Path, tmp_path: Path) -
     models.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_has_ended_is_loaded_anew(runs: Path) -> None:
+    models = ServedModels("tiny", {}, "auto", runs, slots=2, context=32)
+    first = asyncio.run(models.get("tiny"))
+    assert asyncio.run(models.get("base")).live is first.live
+
+    def deaf(events: Sequence[TokenEvent]) -> None:
+        raise RuntimeError("nobody hears")
+
+    first.live.start(deaf)
+    first.live.submit(1, LiveRequest([5, 6], 3, frozenset()))
+    end = time.monotonic() + 20
+    while not first.live.closed:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+    async def both() -> list[Served]:
+        return await asyncio.gather(models.get("tiny"), models.get("base"))
+
+    again, base = asyncio.run(both())
+    assert again.live is base.live is not first.live
+    assert answer(again) and models.status()[0].state == "ready"
+    models.close()
+
+
 def test_closed_while_it_loads(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go, closed = threading.Event(), list[str]()
 
@@ -319,6 +345,7 @@ def test_a_gguf_file(runs: Path, tmp_path: Path, llama_cpp: Any) -> None:
     assert models.names() == ("small",)
     served = asyncio.run(models.get("small"))
     assert served.engine == "llama.cpp" and [len(one) for one in answer(served)] == [TOKENS] * 3
+    assert served.live._contract is served.contract  # type: ignore[attr-defined]  # grammars are for its tokenizer
     models.close()
     with pytest.raises(ModelError, match=r"by llama\.cpp, not by transformers"):
         asyncio.run(ServedModels(str(file), {}, "transformers", runs).get("small"))

@@ -11,8 +11,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from live_answers import Ear, write
 from vllm_standin import SCHEMA_ANSWER, logits_of
 
 from tunesmith.errors import ModelError, SetupError
-from tunesmith.generate.protocol import LiveLoad, LiveRequest
+from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
 from tunesmith.generate.sampling import stream_key
 from tunesmith.serve.vllm import child as vllm_child
 from tunesmith.serve.vllm.engine import LiveVllm
@@ -171,6 +172,24 @@ def test_requests_that_cannot_be_answered(launch: Callable[..., LiveVllm]) -> No
     ear.wait(2, 3)
     assert ear.heard[2].end == "failed" and "refuses the request (400): Token id" in str(ear.heard[2].error)
     assert ear.heard[3].ids == expected(ASK)
+
+
+def test_a_ticket_that_comes_again_is_not_ended_by_the_first(launch: Callable[..., LiveVllm]) -> None:
+    live, ends, done = launch(), list[str](), threading.Event()
+
+    def hear(events: Sequence[TokenEvent]) -> None:
+        for event in events:
+            if event.end:
+                ends.append(event.end)
+                if len(ends) < 4:
+                    live.submit(1, ASK)
+                else:
+                    done.set()
+
+    live.start(hear)
+    live.submit(1, ASK)
+    assert done.wait(20) and ends == ["length"] * 4
+    until(lambda: live.load() == LiveLoad(0, 0, 4 * 6))
 
 
 def test_a_cancel_closes_the_stream(

@@ -29,7 +29,7 @@ Say = Callable[[str], str]
 class Scripted:
     """A live generator that writes what `say` makes of the prompt's text, a token each `pause` seconds."""
 
-    room, slots, adapters = 8192, 4, ()
+    room, slots, adapters, closed = 8192, 4, (), False
 
     def __init__(self, contract: Contract, say: Say, pause: float = 0.0) -> None:
         self.contract, self.say, self.pause = contract, say, pause

@@ -58,8 +58,9 @@ def test_graphs_follow_what_is_written_into_the_slots(
     contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of("llama").cuda()
-    asked = [
-        dataclasses.replace(one, max_tokens=40) for one in requests([{"temperature": 1.5, "top_p": 0.9}])
+    asked = [  # a seed each: with one for all, every slot would hold the same key
+        dataclasses.replace(one, max_tokens=40, seed=n)
+        for n, one in enumerate(requests([{"temperature": 1.5, "top_p": 0.9}]))
     ]
 
     def wrong() -> int:

@@ -188,6 +188,11 @@ class LiveGenerator(Protocol):
         """How busy it is."""
         ...
 
+    @property
+    def closed(self) -> bool:
+        """It takes no more requests: `close` was called, or its thread has ended by an error."""
+        ...
+
     def close(self) -> None:
         """Ends the thread and frees the memory. Requests in progress end as cancelled."""
         ...

@@ -130,9 +130,10 @@ class Opened:
 
             adapter = next(iter(adapters.values()), None)
             count = SLOTS if slots == "auto" else slots
-            return LiveLlama(
-                LlamaModel.open(self.place.path, adapter=adapter, context=self.context(context), slots=count)
+            held = LlamaModel.open(
+                self.place.path, adapter=adapter, context=self.context(context), slots=count
             )
+            return LiveLlama(held, self.contract)
         from tunesmith.generate.live.engine import LiveSlots
         from tunesmith.model.lora_bank import LoraBank
 

@@ -11,7 +11,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,11 @@ class _Loading:
     @property
     def lives(self) -> list[LiveGenerator]:
         return list({id(one.live): one.live for one in self.served.values()}.values())
+
+    @property
+    def ready(self) -> bool:
+        """It is there, and no engine has ended by an error."""
+        return self.state == "ready" and not any(live.closed for live in self.lives)
 
 
 class ServedModels:
@@ -102,13 +107,13 @@ class ServedModels:
         )
 
     async def get(self, name: str) -> Served:
-        """The model of this name, loaded where it is not there yet; who asks meanwhile waits for the same load.
+        """The model of this name, loaded where it is not there (any more); who asks meanwhile waits for the same load.
 
         UnknownModel; whatever the load failed with, after which the next `get` tries again.
         """
         load = self._of(name)
-        if load.state == "ready" and name in load.served:
-            return load.served[name]
+        if load.ready and (found := load.served.get(name)) is not None:
+            return found
         # a client that goes does not end the load that others wait for
         served = await asyncio.shield(asyncio.wrap_future(self._started(load)))
         return served[name] if name in served else await self.get(name)
@@ -140,19 +145,25 @@ class ServedModels:
         with self._lock:
             if self._closed:
                 raise ModelError("the server is ending", fix="ask again when it is back")
-            if load.future is None or (load.future.done() and load.state != "ready"):
+            if load.future is None or (load.future.done() and not load.ready):
+                ended, load.served = load.lives, {}
                 load.future = Future()
                 load.future.set_running_or_notify_cancel()
                 load.state, load.detail, load.done = "loading", "looking for its files", 0.0
                 # a daemon: a download never holds the end of the process back
                 threading.Thread(
-                    target=self._work, args=(load, load.future), name="load", daemon=True
+                    target=self._work, args=(load, load.future, ended), name="load", daemon=True
                 ).start()
             return load.future
 
-    def _work(self, load: _Loading, future: Future[Mapping[str, Served]]) -> None:
+    def _work(
+        self, load: _Loading, future: Future[Mapping[str, Served]], ended: Sequence[LiveGenerator]
+    ) -> None:
+        """`ended`: engines of an earlier load, whose memory is needed."""
         began = time.monotonic()
         try:
+            for live in ended:
+                live.close()
             served = load.load(load)
         except BaseException as error:
             with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -107,6 +108,11 @@ class LiveSlots:
             waiting = len(self._arrived) + (len(self._session.waiting) if self._session else 0)
             return LiveLoad(len(self._works) - waiting, waiting, self._written)
 
+    @property
+    def closed(self) -> bool:
+        """See `LiveGenerator.closed`."""
+        return self._closed
+
     def close(self) -> None:
         """See `LiveGenerator.close`."""
         with self._wake:
@@ -174,6 +180,11 @@ class LiveSlots:
         finally:
             with self._wake:
                 self._closed = True
+                left, self._works = list(self._works), {}
+            if left:  # an error that no request is to blame for: nobody may wait for ever
+                error = ModelError("the model has ended by an error", fix="ask again: it is loaded anew")
+                with suppress(Exception):
+                    deliver([TokenEvent(ticket, end="failed", error=error) for ticket in left])
 
     def _take(self, session: LiveSession) -> None:
         """What was submitted and cancelled since the last turn."""
@@ -198,6 +209,7 @@ class LiveSlots:
             for event in events:
                 if event.end:
                     del self._works[event.ticket]
+                    self._cancelled.discard(event.ticket)  # too late; the ticket may come again
         deliver(events)
 
 

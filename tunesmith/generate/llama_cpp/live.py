@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
@@ -95,6 +96,11 @@ class LiveLlama:
         with self._changed:
             return LiveLoad(self._active, len(self._waiting), self._tokens)
 
+    @property
+    def closed(self) -> bool:
+        """It takes no more requests: it was closed, or its thread has ended by an error."""
+        return self._closing
+
     def close(self) -> None:
         """Ends the thread and frees the memory. Requests in progress end as cancelled."""
         with self._changed:
@@ -149,6 +155,11 @@ class LiveLlama:
             self.model.release()
             with self._changed:
                 self._closing = True
+                left, self._known = self._known, set()
+            if left:  # an error that no request is to blame for: nobody may wait for ever
+                error = ModelError("the model has ended by an error", fix="ask again: it is loaded anew")
+                with suppress(Exception):
+                    deliver([TokenEvent(ticket, end="failed", error=error) for ticket in left])
 
     def _work(self, slots: LlamaSlots, deliver: Deliver) -> None:
         while True:
@@ -205,4 +216,6 @@ class LiveLlama:
         with self._changed:
             self._active = len(slots.active)
             self._tokens += sum(event.token is not None for event in events)
-            self._known -= {event.ticket for event in events if event.end}
+            ended = {event.ticket for event in events if event.end}
+            self._known -= ended
+            self._cancelled -= ended  # too late; the tickets may come again

@@ -41,7 +41,7 @@ class LiveVllm:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
-        self._known: set[int] = set()
+        self._known: dict[int, object] = {}  # a mark of its own for each: tickets come again
 
     @classmethod
     def launch(
@@ -102,8 +102,8 @@ class LiveVllm:
                 raise ModelError("the model is being unloaded", fix="ask again: it is loaded anew")
             if ticket in self._known:
                 raise ValueError(f"ticket {ticket} is in use")
-            self._known.add(ticket)
-            self._loop.call_soon_threadsafe(self._begin, ticket, request)
+            mark = self._known[ticket] = object()
+            self._loop.call_soon_threadsafe(self._begin, ticket, mark, request)
 
     def cancel(self, ticket: int) -> None:
         """Closes a request's stream, at which vLLM ends it; a ticket that is not known is nothing."""
@@ -116,6 +116,11 @@ class LiveVllm:
         with self._changed:
             count = len(self._known)
             return LiveLoad(min(count, self.slots), max(0, count - self.slots), self._tokens)
+
+    @property
+    def closed(self) -> bool:
+        """It was closed. A child that has ended does not count: each request is told how it ended."""
+        return self._closed
 
     def close(self) -> None:
         """Ends the requests, the thread and the child."""
@@ -177,14 +182,18 @@ class LiveVllm:
         console.note("\n".join(self._child.tail(12)))
         console.warn(f"{self._child.ended().what}; it is not started again")
 
-    def _begin(self, ticket: int, request: LiveRequest) -> None:
+    def _begin(self, ticket: int, mark: object, request: LiveRequest) -> None:
         task = self._tasks[ticket] = asyncio.create_task(self._answer(ticket, request))
-        task.add_done_callback(lambda _: self._finish(ticket))
+        task.add_done_callback(lambda done: self._finish(ticket, mark, done))
 
-    def _finish(self, ticket: int) -> None:
-        """A task that was cancelled, perhaps before its first line, has told no end."""
-        del self._tasks[ticket]
-        if ticket in self._known:
+    def _finish(self, ticket: int, mark: object, done: asyncio.Task[None]) -> None:
+        """A task that was cancelled, perhaps before its first line, has told no end.
+
+        Its ticket may belong to the next request by now.
+        """
+        if self._tasks.get(ticket) is done:
+            del self._tasks[ticket]
+        if self._known.get(ticket) is mark:
             self._tell([TokenEvent(ticket, end="cancelled")])
 
     def _stop(self, ticket: int) -> None:
@@ -241,7 +250,9 @@ class LiveVllm:
     def _tell(self, events: list[TokenEvent]) -> None:
         with self._changed:
             self._tokens += sum(event.token is not None for event in events)
-            self._known -= {event.ticket for event in events if event.end}
+            for event in events:
+                if event.end:
+                    self._known.pop(event.ticket, None)
         self._deliver(events)
 
 
