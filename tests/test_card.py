@@ -6,15 +6,22 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 from tiny_project import make_project
+from tiny_run import recipe
 
 from tunesmith.base import Base
 from tunesmith.cli import main
+from tunesmith.export.card import sections
+from tunesmith.export.card.facts import Facts
 from tunesmith.export.card.licence import Licence, hand_on, licence_of, named
+from tunesmith.proof import Proof
+from tunesmith.recipe import Recipe
+from tunesmith.run import Run
 
 CARDS = ("adapter", "merged")
 
@@ -87,6 +94,52 @@ def test_a_redone_export_writes_the_same_card(run: Path) -> None:
     before = (run / "merged" / "README.md").read_bytes()
     assert main(["export", "tiny", "--runs-dir", str(run.parent)]) == 0
     assert (run / "merged" / "README.md").read_bytes() == before
+
+
+def test_a_card_names_no_folder_of_a_list_and_no_row(tmp_path: Path) -> None:
+    """A list's items are paths too; a failed proof names the first row, whose id may be a patient's."""
+    secret = "/home/bob"
+    data = {
+        "train": [{"path": f"{secret}/a b.jsonl"}],
+        "test": "../../bob/t.jsonl",
+        "processor": f"{secret}/o.py:f",
+    }
+    given = recipe(data=data, evaluate={"metrics": [f"{secret}/m.py:acc"], "prompts": [f"{secret}/p.txt"]})
+    facts: Any = SimpleNamespace(recipe=given, run=Run(tmp_path))
+    text = Facts.recipe_text.__get__(facts)
+    assert "bob" not in text and "a b.jsonl" in text and "m.py:acc" in text
+    Run(tmp_path).prove(Proof("sound", True, 0, 0, "rows (the first: Bob (born 1950))"))
+    assert "Bob" not in sections.proofs(facts)
+
+
+def test_a_killed_export_leaves_no_card_of_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a checksum of what has changed."""
+    from tunesmith.export import export as stage
+
+    monkeypatch.setattr(stage, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    main(["export", "tiny", "--runs-dir", str(run.parent)])
+    monkeypatch.undo()
+    for kind in CARDS:
+        assert not (run / kind / "README.md").exists()
+        sums = (run / kind / "SHA256SUMS").read_text()
+        assert "README.md" not in sums and "safetensors" in sums
+    assert main(["export", "tiny", "--runs-dir", str(run.parent)]) == 0
+    assert "README.md" in (run / "merged" / "SHA256SUMS").read_text()
+
+
+def test_a_failed_proof_is_told_on_the_cards_of_what_stays(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.export import export as stage
+
+    def failed(recipe: Recipe, of: Run) -> None:
+        of.prove(Proof("nf4_keeps_score", False, 1, 0, "lost"))
+
+    monkeypatch.setattr(stage, "export", failed)
+    assert main(["export", "tiny", "--runs-dir", str(run.parent)]) == 3
+    assert "| **fails** | nf4_keeps_score |" in (run / "merged" / "README.md").read_text()
+    monkeypatch.undo()
+    assert main(["export", "tiny", "--runs-dir", str(run.parent)]) == 0
 
 
 # ---- licences

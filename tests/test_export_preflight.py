@@ -123,12 +123,38 @@ def test_too_little_memory_is_told_before_training(tmp_path: Path, monkeypatch: 
     [
         ({"tune": {"method": "full"}, "adapter_gguf": True}, "makes no adapter"),
         ({"imatrix": True, "gguf": ["F16"]}, "below 8 bits"),
+        ({"ollama": {}}, "export.gguf names none"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:
     made = recipe_for(**given)
     with pytest.raises(RecipeError, match=said):
         require_exportable(made, base_of(made), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("system", "template", "said"),
+    [
+        ('Say """so""".', "auto", "three quotation marks"),
+        ("Be kind.", "{{ messages | length }}", "Ollama can't write"),
+        ("Be kind.", "auto", None),
+    ],
+)
+def test_what_a_modelfile_cannot_hold_is_refused(
+    tmp_path: Path, llama_cpp: Any, system: str, template: str, said: str | None
+) -> None:
+    made = recipe_for(gguf=["F16"], ollama={})
+    base = base_of(made)
+    contract = Contract.make(base.folder, system=system)
+    if template != "auto":
+        path = tmp_path / "counts.jinja"
+        path.write_text(contract.template + template)
+        contract = Contract.make(base.folder, system=system, template=str(path))
+    if said is None:
+        require_exportable(made, base, tmp_path, contract=contract)
+        return
+    with pytest.raises(ModelError, match=said):
+        require_exportable(made, base, tmp_path, contract=contract)
 
 
 def test_a_run_to_its_end_is_stopped_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
