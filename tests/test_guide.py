@@ -332,3 +332,17 @@ def test_a_card_holds_the_same_tokens(contract: Contract, dtype: torch.dtype) ->
     assert there.dtype == dtype and torch.equal(there.cpu(), held.hold(states, logits.to(dtype)))
     model = random_model(0).to("cuda", dtype)
     require_fit(written(model, guide(contract, width=270), contract, temperature=1.0), NASTY)
+
+
+def test_schemas_that_fail_while_they_are_written_are_refused_before(contract: Contract) -> None:
+    """Of so many optional keys the parser gives up at the first; a number of 300 digits has no grammar at all."""
+    many: dict[str, Any] = {
+        "type": "object",
+        "properties": {f"k{n}": {"type": "string"} for n in range(1000)},
+    }
+    huge = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 10**300}}}
+    for schema in (many, huge):
+        with pytest.raises(RecipeError, match="can't be held to this schema") as caught:
+            guide(contract, schema)
+        assert len(caught.value.what) < 300
+    guide(contract, many | {"required": list(many["properties"])})

@@ -342,3 +342,18 @@ def test_a_grammar_that_fails_ends_its_answer_alone(
     ear.wait(0, 1, 2)
     assert [ear.heard[ticket].end for ticket in (0, 1)] == ["failed", "stop"]
     assert isinstance(ear.heard[0].error, RecipeError) and ear.heard[2].end in ("stop", "length")
+
+
+def test_a_token_that_its_grammar_refuses_ends_its_answer_alone(
+    live: Callable[..., LiveLlama], requests: list[LiveRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = live(3)
+    held = replace(requests[0], schema=SCHEMA, max_tokens=40)
+    sound = engine._guide(held)
+
+    def refuse(states: Any, tokens: Any) -> None:
+        raise RuntimeError("chosen against the grammar")
+
+    monkeypatch.setattr(sound, "accept", refuse)
+    made = write(engine, [held, replace(requests[1], schema=None, max_tokens=20, stop_ids=frozenset())])
+    assert [heard.end for heard in made] == ["failed", "length"]

@@ -120,8 +120,10 @@ def test_what_is_known_of_models(scripted: Any, contract: Contract) -> None:
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("options", {"top_k": 40}), ("options", {"repeat_penalty": 1.1}), ("options", {"mirostat": 1}),
-        ("options", {"min_p": 0.1}), ("options", {"num_ctx": 10**6}), ("options", {"num_predict": -3}),
+        ("options", {"top_k": 40, "temperature": 1}),
+        ("options", {"repeat_penalty": 1.1}), ("options", {"mirostat": 1}),
+        ("options", {"min_p": 0.1, "temperature": 1}),
+        ("options", {"num_ctx": 10**6}), ("options", {"num_predict": -3}),
         ("options", {"temperature": "hot"}), ("options", {"top_p": 0}), ("options", {"stop": [""]}),
         ("options", {"unheard": 1}), ("options", []), ("suffix", "x"), ("images", ["aGk="]),
         ("template", "{{ .Prompt }}"),
@@ -152,6 +154,36 @@ def test_what_clients_send_beside_it_is_taken(scripted: Any) -> None:
         {"role": "user", "content": "x", "images": []},
     ]
     assert client.chat("scripted", turns, tools=[]).message.content == TEXT
+
+
+@pytest.mark.parametrize("cold, status", [({}, 200), ({"temperature": 0}, 200), ({"temperature": 0.8}, 400)])
+def test_options_of_draws_are_taken_where_nothing_is_drawn(
+    scripted: Any, cold: dict[str, Any], status: int
+) -> None:
+    """Ollama's own values, as clients send them: they can't change which token is the likeliest."""
+    _, _, url = scripted
+    draws = {"top_k": 40, "min_p": 0.05, "typical_p": 0.7, "tfs_z": 0.9}
+    answer = httpx.post(
+        f"{url}/api/chat",
+        json={"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
+        | {"options": draws | cold},
+    )
+    assert answer.status_code == status, answer.text
+    others = {
+        "repeat_last_n": 64,
+        "mirostat": 0,
+        "mirostat_eta": 0.1,
+        "mirostat_tau": 5,
+        "penalize_newline": True,
+    }
+    assert (
+        httpx.post(
+            f"{url}/api/chat",
+            json={"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
+            | {"options": others | cold},
+        ).status_code
+        == 200
+    )
 
 
 def test_errors_have_ollamas_shape(scripted: Any) -> None:

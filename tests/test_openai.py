@@ -488,3 +488,21 @@ def test_a_client_that_goes_ends_its_answer_within_a_few_tokens(scripted: Any, s
     time.sleep(0.5)
     load = made.live.load()
     assert load.active == 0 and load.tokens - before <= 3 * 12
+
+
+def test_what_is_wrong_a_million_times_is_told_at_once(scripted: Any) -> None:
+    """Each would be a report of its own, which took ten seconds of the event loop."""
+    _, _, url = scripted
+    turn = [{"role": "user", "content": "x"}]
+    large = {f"k{n}": {"type": "string"} for n in range(4000)}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"properties": large}}}
+    for path, body in (
+        ("completions", {"prompt": [1.5] * 300_000}),
+        ("chat/completions", {"messages": [{}] * 300_000}),
+        ("chat/completions", {"messages": [1] * 600_000}),
+        ("chat/completions", {"messages": turn, "response_format": form}),
+    ):
+        begin = time.monotonic()
+        answer = httpx.post(f"{url}/v1/{path}", json={"model": "scripted"} | body, timeout=60)
+        assert answer.status_code == 400 and len(answer.text) < 500, answer.text[:1000]
+        assert time.monotonic() - begin < 2.5

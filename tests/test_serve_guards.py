@@ -76,6 +76,8 @@ def other_names_and_other_sites_are_refused() -> None:
         "http://127.0.0.1:9999",
         "http://127.0.0.1:8000.evil.example",
         "file://",
+        "http://[",
+        "http://]",
     ):
         for method in ("GET", "POST", "OPTIONS"):
             response = ask(app, method=method, headers={"origin": origin}, content=b"")
@@ -231,6 +233,15 @@ def test_routes_that_come_later_are_behind_the_token_too() -> None:
     app.add_api_route("/later", lambda: {"secret": 1})
     assert ask(app, "/later").status_code == 401
     assert ask(app, "/later", headers=BEARER).json() == {"secret": 1}
+
+
+def test_headers_are_small_however_they_come() -> None:
+    """h11 counts only what it has to wait for: headers that come in one piece are counted here."""
+    app, _, probe = app_of([TOKEN])
+    for path, headers in (("/probe", {"x": "a" * 40_000}), ("/probe?" + "a" * 40_000, {})):
+        response = ask(app, path, headers=headers)
+        assert response.status_code == 400 and "too large" in error_of(response)
+    assert probe.bodies == [] and ask(app, headers={"x": "a" * 30_000} | BEARER).status_code == 200
 
 
 def test_two_authorization_headers_are_none() -> None:

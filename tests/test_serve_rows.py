@@ -89,6 +89,8 @@ def test_row_41_bombs_in_yaml(tmp_path: Path) -> None:
         levels("model: *a11"),
         "# x\n" * 300_000,
         "a: " + "{a: " * 3000,
+        "a: " + "[" * 50_000,
+        "a: [" + "x," * 300_000 + "]",
         "name: &a [*a]",
     ):
         (folder / "recipe.yaml").write_text(text)

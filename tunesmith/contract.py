@@ -340,8 +340,9 @@ class Contract:
     # ---- inside
 
     def _ids(self, text: str) -> list[int]:
-        # never the tokenizer's own BOS: the template writes it, once
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(text) > 20_000:  # as a batch, so that other threads go on meanwhile
+            return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)  # the template writes BOS
 
     def _prefix(self, ids: list[int], controls: list[int], whole: str, text: str, example: Example) -> int:
         """Number of tokens of `text`, whose ids have to be a prefix of `ids` (those of `whole`).

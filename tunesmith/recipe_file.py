@@ -22,7 +22,8 @@ from tunesmith.recipe import Recipe
 
 Key = tuple[str | int, ...]
 
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 256 << 10
+_MOST_OPEN = 1_000  # brackets; the reader's time grows with their square
 _MOST_VALUES = 100_000
 
 # what the recipe may say already and this version can't do: key -> values that it can
@@ -91,6 +92,8 @@ def _read(path: Path) -> CommentedMap:
         raise AccessError(f"{path} may not be read", fix=f"chmod u+r {path}") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from None
+    if _open_brackets(text) > _MOST_OPEN:
+        raise RecipeError(f"{path} holds no recipe: it is nested too deep")
     try:
         tree = YAML(typ="rt").load(text)
     except DuplicateKeyError as error:
@@ -109,6 +112,15 @@ def _read(path: Path) -> CommentedMap:
     if _values(tree, {}) > _MOST_VALUES:
         raise RecipeError(f"{path} holds no recipe: written out, its aliases make too many values")
     return tree
+
+
+def _open_brackets(text: str) -> int:
+    """How many brackets are open at once at most, if all were YAML's own; those in texts count too."""
+    most = now = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        now = now + 1 if bracket in "[{" else max(0, now - 1)
+        most = max(most, now)
+    return most
 
 
 def _values(node: Any, known: dict[int, float]) -> float:

@@ -44,6 +44,9 @@ class SchemaGuide:
             ) from None
         self._first = LLMatcher(self._tokenizer, self._grammar)
         _require_sound(self._first)
+        opened = self._first.deep_copy()  # too many keys are seen only where the first may come
+        opened.try_consume_tokens(self._tokenizer.tokenize_str('{"'))
+        _require_sound(opened)
         self._executor = LLExecutor()
         self._bits = torch.arange(32, dtype=torch.int32)
 
@@ -80,7 +83,9 @@ class SchemaGuide:
         """Each answer went on with its token; what follows an end is not looked at."""
         for state, token in zip(states, tokens, strict=True):
             if not state.is_stopped() and not state.consume_token(token):
-                raise RuntimeError(f"token {token} was chosen against the grammar: {state.get_error()}")
+                # the rest of what it says repeats the answer
+                why = _first_line(state.get_error())
+                raise RuntimeError(f"token {token} was chosen against the grammar: {why}")
 
 
 def require_schema(task: Task) -> Mapping[str, Any]:
@@ -94,9 +99,7 @@ def require_schema(task: Task) -> Mapping[str, Any]:
         )
     wrong, said = LLMatcher.validate_grammar_with_warnings(_grammar(schema))
     if wrong:
-        raise RecipeError(
-            f"answers can't be held to this schema: {_first_line(said[0])}", where="data.schema", fix=_FIX
-        )
+        raise _refused(said[0])
     return schema
 
 
@@ -108,16 +111,20 @@ def _tokenizer(tokenizer_json: str, width: int, stop_ids: tuple[int, ...]) -> LL
 
 def _grammar(schema: Mapping[str, Any]) -> str:
     whole = {**schema, "type": "object"}  # said or not
-    return LLMatcher.grammar_from_json_schema(whole, overrides={"whitespace_pattern": _SPACE})
+    try:
+        return LLMatcher.grammar_from_json_schema(whole, overrides={"whitespace_pattern": _SPACE})
+    except ValueError as error:  # a whole number of more than 64 bits
+        raise _refused(error) from None
 
 
 def _require_sound(matcher: LLMatcher) -> None:
     if matcher.is_error():
-        raise RecipeError(
-            f"answers can't be held to this schema: {_first_line(matcher.get_error())}",
-            where="data.schema",
-            fix=_FIX,
-        )
+        raise _refused(matcher.get_error())
+
+
+def _refused(why: object) -> RecipeError:
+    said = _first_line(why)[:200]
+    return RecipeError(f"answers can't be held to this schema: {said}", where="data.schema", fix=_FIX)
 
 
 def _first_line(error: object) -> str:

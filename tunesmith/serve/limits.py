@@ -30,6 +30,8 @@ class Limits:
     """Bytes of a login form."""
     json_depth: int = 64
     """Nested lists and objects of a body."""
+    schema_bytes: int = 64 << 10
+    """Of a JSON schema that an answer is to follow."""
     header_bytes: int = 32 << 10
     """Of a request's line and headers."""
     connections: int = 1024
@@ -37,7 +39,7 @@ class Limits:
     requests: int = 256
     """In progress or waiting at once; more get 429."""
     client_requests: int = 256
-    """Of these, by one client: one token where there are several, else one address."""
+    """Of these, by one client: one token where there are several, else one address. All, unless it is set."""
     tokens: int = 1 << 20
     """Prompt and answer tokens of all requests in progress or waiting; more get 429."""
     cache_fulls: int = 8

@@ -25,6 +25,11 @@ TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
+Item = TypeVar("Item")
+Listed = Annotated[list[Item], Field(fail_fast=True)]
+"""A list that is read up to its first wrong item: a report on each of a million would hold the loop for seconds."""
+
+
 class Body(BaseModel):
     """Types are exact: "5" and true are no numbers, 5.0 is no whole one. What is not named lies in `model_extra`."""
 

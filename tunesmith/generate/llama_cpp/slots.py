@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tunesmith.errors import NotFinite, TunesmithError
+from tunesmith.errors import NotFinite
 from tunesmith.generate.llama_cpp.model import BATCH, LlamaModel
 from tunesmith.generate.protocol import Guide, LiveToken, TokenEvent
 from tunesmith.generate.sampling import choose, choose_each
@@ -154,13 +154,13 @@ class LlamaSlots:
         tops = _tops(logits_NV, max(one.top for one in rows))
         events = []
         for row, (one, token, logprob, top) in enumerate(zip(rows, tokens, logprobs, tops, strict=True)):
-            error = refused.get(row) or (self._not_finite() if math.isnan(logprob) else None)
+            error = refused.get(row) or (
+                self._not_finite() if math.isnan(logprob) else _unaccepted(one, token)
+            )
             if error is not None:
                 self.drop(one)
                 events.append(TokenEvent(one.ticket, end="failed", error=error))
                 continue
-            if one.guide is not None:
-                one.guide.accept([one.state], [token])
             one.last, one.count = token, one.count + 1
             end: End = "stop" if token in one.stop_ids else "length" if one.count >= one.max_tokens else ""
             if end:
@@ -174,6 +174,16 @@ class LlamaSlots:
             where=str(self.model.path),
             fix="export the model in another type: F16 overflows on some models, BF16 does not",
         )
+
+
+def _unaccepted(one: Writing, token: int) -> Exception | None:
+    """Why its grammar can't go on with this token: that is one answer's end, and nobody else's."""
+    if one.guide is not None:
+        try:
+            one.guide.accept([one.state], [token])
+        except Exception as error:
+            return error
+    return None
 
 
 def _held(rows: Sequence[Writing], logits_NV: Tensor) -> tuple[Tensor | None, dict[int, Exception]]:
@@ -191,11 +201,11 @@ def _held(rows: Sequence[Writing], logits_NV: Tensor) -> tuple[Tensor | None, di
         assert guide is not None
         try:
             held_NV[members] = guide.hold([rows[row].state for row in members], logits_NV[members])
-        except TunesmithError:  # one answer's grammar has failed: the others go on
+        except Exception:  # one answer's grammar has failed: the others go on
             for row in members:
                 try:
                     held_NV[row] = guide.hold([rows[row].state], logits_NV[row : row + 1])[0]
-                except TunesmithError as error:
+                except Exception as error:
                     refused[row] = error
     return held_NV, refused
 

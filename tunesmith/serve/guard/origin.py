@@ -64,7 +64,10 @@ def _name(host: str) -> str:
 
 def _same(origin: str, host: str) -> bool:
     """Whether a page of this server sent it. The scheme may differ: TLS may end before this server."""
-    parts = urlsplit(origin) if origin != "null" else None
+    try:
+        parts = urlsplit(origin) if origin != "null" else None
+    except ValueError:  # half an address in brackets
+        return False
     return parts is not None and parts.scheme in ("http", "https") and parts.netloc == host
 
 

@@ -79,6 +79,11 @@ class RecordGuard:
             again = [(b"retry-after", b"5"), (b"connection", b"close")]
             await refuse(scope, send, 503, "the server is stopping", again)
             return
+        size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        size += sum(len(key) + len(value) + 4 for key, value in scope["headers"])  # `: ` and the line's end
+        if size > self._state.limits.header_bytes:  # h11 counts only what has to be waited for
+            await refuse(scope, send, 400, "the request's line and headers are too large")
+            return
         await self._app(scope, receive, send)
 
     def _close(self, scope: Scope, record: Record, status: int, seconds: float) -> None:

@@ -1,7 +1,9 @@
 """What Ollama's clients send. What would change an answer is done or refused by name.
 
-Ignored: `keep_alive` (models stay as long as the server does), and the options that say how an engine uses its
-machine (`num_gpu`, `num_thread`, …), which is not a client's business here.
+Clients often send Ollama's own sampling options with every request (`top_k: 40`): they are taken where the likeliest
+token is written, which they can't change, and refused where tokens are drawn. Ignored: `keep_alive` (models stay as
+long as the server does), and the options that say how an engine uses its machine (`num_gpu`, `num_thread`, …), which
+is not a client's business here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pydantic import Field
 
 from tunesmith.example import Message
 from tunesmith.serve.protocol import Unservable
-from tunesmith.serve.schemas import Body, Seed, Temperature, TopP, refuse_others
+from tunesmith.serve.schemas import Body, Listed, Seed, Temperature, TopP, refuse_others
 
 _IGNORED = frozenset({"keep_alive"})
 _HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -31,15 +33,15 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "min_p": (0,),
     "typical_p": (1,),
     "tfs_z": (1,),
-    "repeat_last_n": (0,),
     "repeat_penalty": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
-    "penalize_newline": (False,),
     "mirostat": (0,),
-    "mirostat_eta": (),
-    "mirostat_tau": (),
 }
+_OF_DRAWS = frozenset({"top_k", "min_p", "typical_p", "tfs_z"})  # the likeliest token is left by each of them
+_OF_OTHERS = frozenset(
+    {"repeat_last_n", "penalize_newline", "mirostat_eta", "mirostat_tau"}
+)  # say how penalties and Mirostat work, which are refused themselves
 
 
 class Options(Body):
@@ -52,7 +54,7 @@ class Options(Body):
     top_p: TopP | None = None
     seed: Seed | None = None
     """-1: another one every time."""
-    stop: str | list[str] | None = None
+    stop: str | Listed[str] | None = None
 
 
 class Turn(Body):
@@ -86,10 +88,13 @@ class Asked(Body):
     def require_known(self) -> None:
         """Unservable for a key that can't be done, or that nobody knows."""
         refuse_others(self.model_extra, _IGNORED, _HARMLESS)
-        if self.options is not None:
-            refuse_others(self.options.model_extra, _MACHINE, _OPTIONS, "options.")
         if self.top_logprobs and not self.logprobs:
             raise Unservable("top_logprobs needs logprobs: true", where="top_logprobs")
+
+    def require_options(self, temperature: float) -> None:
+        """Unservable for an option that would change an answer of this temperature and can't be done."""
+        ignored = _MACHINE | _OF_OTHERS | (_OF_DRAWS if temperature == 0 else frozenset())
+        refuse_others(self.how.model_extra, ignored, _OPTIONS, "options.")
 
     @property
     def how(self) -> Options:
@@ -114,7 +119,7 @@ class GenerateAsked(Asked):
 class ChatAsked(Asked):
     """POST /api/chat. Without messages: the model is only loaded."""
 
-    messages: list[Turn] | None = None
+    messages: Listed[Turn] | None = None
 
 
 class ShowAsked(Body):

@@ -99,16 +99,17 @@ def _known(models: Models, name: str) -> str:
     return plain if name not in models.names() and plain in models.names() else name
 
 
-def _schema(wanted: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+async def _schema(wanted: str | Mapping[str, Any] | None, most: int) -> Mapping[str, Any] | None:
     if not wanted:
         return None
-    return {"type": "object"} if isinstance(wanted, str) else answer_schema(wanted, "format")
+    return {"type": "object"} if isinstance(wanted, str) else await answer_schema(wanted, most, "format")
 
 
 async def _answered(
     request: Request, asked: Asked, served: Served, prompt: list[int], came: float, *, chat: bool
 ) -> Response:
     loaded, how = time.perf_counter(), asked.how
+    asked.require_options(served.temperature if how.temperature is None else how.temperature)
     room = min(served.live.room, how.num_ctx or served.live.room)
     if how.num_ctx is not None and how.num_ctx > served.live.room:
         raise Unservable(f"options.num_ctx: the model has room for {room} tokens", where="options.num_ctx")
@@ -120,7 +121,7 @@ async def _answered(
         seed=None if how.seed == -1 else how.seed,
         stops=asked.stops,
         top=(asked.top_logprobs or 0) if asked.logprobs else None,
-        schema=_schema(asked.format),
+        schema=await _schema(asked.format, _state(request).limits.schema_bytes),
         room=room,
         cut=True,
         names=_CHAT if chat else _GENERATE,

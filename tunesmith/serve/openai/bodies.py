@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tunesmith.example import Message
 from tunesmith.serve.protocol import Unservable
-from tunesmith.serve.schemas import Body, Seed, Temperature, TopP, refuse_others
+from tunesmith.serve.schemas import Body, Listed, Seed, Temperature, TopP, refuse_others
 
 _IGNORED = frozenset(
     "user metadata safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options "
@@ -86,7 +86,7 @@ class Turn(Body):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Listed[dict[str, Any]] | None = None
 
     def message(self, where: str) -> Message:
         """As the Contract takes it; parts of text follow each other as they stand."""
@@ -110,7 +110,7 @@ class Asked(Body):
     top_p: TopP | None = None
     n: Answers | None = None
     seed: Seed | None = None
-    stop: str | list[str] | None = None
+    stop: str | Listed[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -150,7 +150,7 @@ class Asked(Body):
 class ChatAsked(Asked):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[Listed[Turn], Field(min_length=1)]
     max_tokens: Answers | None = None
     max_completion_tokens: Answers | None = None
     logprobs: bool | None = None
@@ -174,7 +174,7 @@ class ChatAsked(Asked):
 class CompletionAsked(Asked):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Listed[str] | Listed[int] | Listed[Listed[int]]
     logprobs: Count | None = None
     echo: bool | None = None
 

@@ -33,7 +33,8 @@ async def chat_completions(request: Request) -> Response:
     prompt = await chat_prompt(served.contract, turns, "messages")
     most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
     top = (asked.top_logprobs or 0) if asked.logprobs else None
-    writing = await begin(state, served, _ask(asked, _CHAT, [prompt], most, top))
+    schema = await _schema(asked.response_format, state.limits.schema_bytes)
+    writing = await begin(state, served, _ask(asked, _CHAT, [prompt], most, top, schema))
     return await _answered(request, asked, Shape(True, writing))
 
 
@@ -51,6 +52,7 @@ async def completions(request: Request) -> Response:
         [prompt.ids for prompt in prompts],
         asked.max_tokens,
         asked.logprobs,
+        await _schema(asked.response_format, state.limits.schema_bytes),
         prompt_logprobs=echo and asked.logprobs is not None,
     )
     return await _answered(
@@ -91,6 +93,7 @@ def _ask(
     prompts: Sequence[Sequence[int]],
     most: int | None,
     top: int | None,
+    schema: Mapping[str, Any] | None,
     prompt_logprobs: bool = False,
 ) -> Ask:
     return Ask(
@@ -103,19 +106,19 @@ def _ask(
         asked.stops,
         top,
         prompt_logprobs,
-        _schema(asked.response_format),
+        schema,
         names=names,
     )
 
 
-def _schema(wanted: ResponseFormat | None) -> Mapping[str, Any] | None:
+async def _schema(wanted: ResponseFormat | None, most: int) -> Mapping[str, Any] | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return {"type": "object"}
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise Unservable("json_schema.schema is missing", where="response_format.json_schema.schema")
-    return answer_schema(wanted.json_schema.schema_, "response_format.json_schema.schema")
+    return await answer_schema(wanted.json_schema.schema_, most, "response_format.json_schema.schema")
 
 
 async def _prompts(served: Served, prompt: str | list[Any], most: int) -> list[Echo]:
