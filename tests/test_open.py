@@ -14,7 +14,7 @@ from exported_run import make_exported_run, write_run_gguf
 from tunesmith import starter
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
-from tunesmith.errors import AccessError, ModelError, RunChanged, SetupError
+from tunesmith.errors import AccessError, ModelError, RunChanged, SetupError, TunesmithError
 from tunesmith.opened.adapter_base import require_own_base
 from tunesmith.opened.adapters import find_adapter
 from tunesmith.opened.model import LONGEST, Opened, open_model
@@ -63,6 +63,14 @@ def test_a_merged_folder_answers_as_its_run(exported: Run) -> None:
     assert (found.name, found.adapter, found.run and found.run.name) == ("tiny-merged", None, "tiny")
     assert found.decoding == of_run.decoding and found.decoding.max_tokens != LONGEST
     assert found.contract.sha256 == of_run.contract.sha256 and found.dtype == "float32"
+
+
+def test_a_context_beyond_the_model_is_refused(exported: Run) -> None:
+    found = opened(exported.path / "merged")
+    most = found.context()
+    with pytest.raises(TunesmithError, match=f"{most:,} positions"):
+        found.live(slots=1, context=most + 1, adapters={})
+    found.live(slots=1, context=most, adapters={}).close()
 
 
 def test_a_folder_of_no_run(exported: Run, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
 import os
 import re
@@ -126,7 +128,13 @@ def test_a_browser_logs_in_and_out() -> None:
     form = ask(app, "/runs", headers=PAGE)
     assert form.status_code == 401 and form.headers["content-type"].startswith("text/html")
     assert '<form method="post" action="/login">' in form.text and 'value="/runs"' in form.text
-    assert "<script" not in form.text and "style" not in form.text and TOKEN not in form.text
+    assert "<script" not in form.text and "style=" not in form.text and TOKEN not in form.text
+    style = form.text.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = form.headers["content-security-policy"]  # this style by its hash, and nothing else
+    assert (
+        f"style-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy and "unsafe" not in policy
+    )
     logged = ask(app, "/login", "POST", HERE, data={"token": TOKEN, "next": "/runs"})
     assert logged.status_code == 303 and logged.headers["location"] == "/runs"
     cookie = logged.headers["set-cookie"]
@@ -149,6 +157,16 @@ def test_a_browser_logs_in_and_out() -> None:
     assert ask(app, "/probe", headers=session | {"authorization": "Bearer wrong"}).status_code == 401
     assert ask(app, "/logout", "POST", session | HERE, content=b"").status_code == 303
     assert ask(app, "/probe", headers=session).status_code == 401
+
+
+def test_the_pages_have_a_way_out_where_there_is_a_token() -> None:
+    guarded, _, _ = app_of([TOKEN])
+    open_to_all, _, _ = app_of([])
+    for path in ("/", "/runs"):
+        page = ask(guarded, path, headers=BEARER)
+        assert '<form class="out" method="post" action="/logout">' in page.text
+        assert page.headers["cache-control"] == "no-store"
+        assert "/logout" not in ask(open_to_all, path).text
 
 
 def test_the_token_is_taken_from_the_body_alone() -> None:
@@ -189,6 +207,8 @@ def test_wrong_logins_are_slowed_by_address() -> None:
     assert ask(app, "/login", "POST", HERE, data=wrong).status_code == 401
     again = ask(app, "/login", "POST", HERE, data={"token": TOKEN})
     assert again.status_code == 429 and again.headers["retry-after"] == "1"
+    seen = ask(app, "/login", "POST", HERE | PAGE, data={"token": TOKEN})  # a person gets the form again
+    assert seen.status_code == 429 and "try again in 1 s" in seen.text and "<form" in seen.text
     assert ask(app, "/login", "POST", HERE, client="127.0.0.2", data={"token": TOKEN}).status_code == 303
     assert ask(app, "/probe", headers=BEARER).status_code == 200
     assert state.access is not None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tunesmith import console
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
-from tunesmith.errors import AccessError, ModelError, SetupError
+from tunesmith.errors import AccessError, ModelError, SetupError, TunesmithError
 from tunesmith.generate.protocol import Decoding, Generator, LiveGenerator
 from tunesmith.lookup import nearest
 from tunesmith.opened.adapter_base import require_own_base
@@ -95,6 +95,17 @@ class Opened:
             positions = int(self.base.config.get("max_position_embeddings") or CONTEXT)
         return min(wanted or CONTEXT, positions)
 
+    def served_context(self, wanted: int | None) -> int:
+        """`context`; TunesmithError where more is asked for than the model has."""
+        most = self.context(wanted)
+        if wanted is not None and wanted > most:
+            raise TunesmithError(
+                f"the model has {most:,} positions, not {wanted:,}",
+                where="--context",
+                fix=f"--context {most}, or leave it out",
+            )
+        return most
+
     def generator(self, batch: int | Literal["auto"], longest: int) -> Generator:
         """For many prompts at once. `longest`: tokens of the longest prompt and its answer."""
         if self.engine == "llama.cpp":
@@ -131,16 +142,17 @@ class Opened:
             adapter = next(iter(adapters.values()), None)
             count = SLOTS if slots == "auto" else slots
             held = LlamaModel.open(
-                self.place.path, adapter=adapter, context=self.context(context), slots=count
+                self.place.path, adapter=adapter, context=self.served_context(context), slots=count
             )
             return LiveLlama(held, self.contract)
         from tunesmith.generate.live.engine import LiveSlots
         from tunesmith.model.lora_bank import LoraBank
 
+        room = self.served_context(context)
         folders = ({self.name: self.adapter} if self.adapter else {}) | dict(adapters)
         model = self.load()
         bank = LoraBank(model, folders) if folders else None
-        return LiveSlots(model, self.contract, slots=slots, context=self.context(context), adapters=bank)
+        return LiveSlots(model, self.contract, slots=slots, context=room, adapters=bank)
 
     def load(self) -> PreTrainedModel:
         """The base's weights, as they are trained on and served, without any adapter."""

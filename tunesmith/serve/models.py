@@ -256,7 +256,7 @@ class ServedModels:
         own = {opened.name: opened.adapter} if opened.adapter else {}
         return LiveVllm.launch(
             opened.base.folder,
-            context=opened.context(self._context),
+            context=opened.served_context(self._context),
             slots=VLLM_SLOTS if self._slots == "auto" else self._slots,
             dtype=opened.dtype,
             adapters={**own, **folders},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tunesmith.serve.guard.login import LOGIN_POLICY
 from tunesmith.serve.state import ServeState
 
 POLICY = (
@@ -11,7 +12,7 @@ POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_POLICY, _SHUT_IN = b"content-security-policy", b"sandbox "
+_POLICY, _SHUT_IN, _LOGIN = b"content-security-policy", b"sandbox ", LOGIN_POLICY.encode()
 SAFE = {
     b"content-security-policy": POLICY.encode(),
     b"x-content-type-options": b"nosniff",
@@ -27,7 +28,8 @@ _NEVER = (b"access-control-allow-origin", b"access-control-allow-credentials")
 class HeaderGuard:
     """Sets these headers on every answer, whatever a route says; `no-store` where a route doesn't say how long.
 
-    One policy of a route's own stands: a sandbox, whose page (a run's report, with its own script) is nobody's.
+    Two policies of a route's own stand: a sandbox, whose page (a run's report, with its own script) is nobody's, and
+    that of the page that asks for the token.
     """
 
     def __init__(self, app: ASGIApp, state: ServeState) -> None:
@@ -37,7 +39,7 @@ class HeaderGuard:
         async def with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 given = [(k.lower(), v) for k, v in message.get("headers", ())]
-                shut = [(k, v) for k, v in given if k == _POLICY and v.startswith(_SHUT_IN)]
+                shut = [(k, v) for k, v in given if k == _POLICY and (v.startswith(_SHUT_IN) or v == _LOGIN)]
                 kept = [(k, v) for k, v in given if k not in SAFE and k not in _NEVER]
                 if not any(k == b"cache-control" for k, _ in kept):
                     kept.append((b"cache-control", b"no-store"))

@@ -6,7 +6,6 @@ in an address, and is answered with a cookie that no script can read.
 
 from __future__ import annotations
 
-import html
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, quote
 
@@ -15,19 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.serve.guard.access import SESSION_SECONDS, Access
 from tunesmith.serve.guard.body import BodyGuard
+from tunesmith.serve.guard.login import LOGIN_POLICY, login_page
 from tunesmith.serve.guard.reply import Headers, answer, client, header, refuse
 from tunesmith.serve.limits import CLIENT
 from tunesmith.serve.state import ServeState
 
 OPEN = "/health"
-_FORM = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark"><title>tunesmith: log in</title></head>
-<body><main><h1>tunesmith</h1>{said}<form method="post" action="/login">
-<p><label for="token">Token</label> <input id="token" name="token" type="password" required autofocus
-autocomplete="current-password"></p><input type="hidden" name="next" value="{path}"><p><button>Log in</button></p>
-</form><p>It is the line in the file that the server was started with (--token-file).</p></main></body></html>
-"""
 
 
 class TokenGuard:
@@ -75,8 +67,7 @@ class TokenGuard:
         access, who = self._state.access, client(scope)
         assert access is not None
         if seconds := access.slowed.wait(who):
-            wait = [(b"retry-after", str(seconds).encode())]
-            await refuse(scope, send, 429, f"too many wrong tokens: try again in {seconds} s", wait)
+            await _ask(scope, send, "/", f"too many wrong tokens: try again in {seconds} s", seconds)
             return
         body = await Request(scope, receive).body()
         try:
@@ -145,14 +136,17 @@ def _own_path(path: str) -> str:
     return quote(path) if path.startswith("/") and not path.startswith(("//", "/\\", "/login")) else "/"
 
 
-async def _ask(scope: Scope, send: Send, path: str, said: str = "") -> None:
-    """401: as a form where a person looks, else as JSON."""
+async def _ask(scope: Scope, send: Send, path: str, said: str = "", wait: int = 0) -> None:
+    """401, or 429 where it takes `wait` seconds: as a form where a person looks, else as JSON."""
     challenge: Headers = [(b"www-authenticate", b'Bearer realm="tunesmith"')]
+    status = 429 if wait else 401
+    if wait:
+        challenge = [(b"retry-after", str(wait).encode())]
     wanted = b",".join(header(scope, b"accept"))
     if scope["type"] == "http" and b"text/html" in wanted:
-        text = f"<p role=alert>{html.escape(said)}</p>" if said else ""
-        page = _FORM.format(said=text, path=html.escape(_own_path(path)))
-        await answer(scope, send, 401, page.encode(), b"text/html; charset=utf-8", challenge)
+        policy = (b"content-security-policy", LOGIN_POLICY.encode())
+        page = login_page(_own_path(path), said)
+        await answer(scope, send, status, page, b"text/html; charset=utf-8", [*challenge, policy])
     else:
         why = said or "a token is needed: Authorization: Bearer TOKEN"
-        await refuse(scope, send, 401, why, challenge)
+        await refuse(scope, send, status, why, challenge)

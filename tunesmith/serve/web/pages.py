@@ -10,12 +10,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from tunesmith.serve.web import judge_routes, run_routes, try_routes
+from tunesmith.serve.web.told import state_of
 
 router = APIRouter()
 router.include_router(try_routes.router)
 router.include_router(judge_routes.router)
 router.include_router(run_routes.router)
 
+# stands in a page where the server asks for a token
+_LOG_OUT = (
+    b"<!--log out-->",
+    b'<form class="out" method="post" action="/logout"><button>Log out</button></form>',
+)
 # no inline script or style, nothing from another host, no string ever becomes HTML
 POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -64,9 +70,12 @@ def _file(request: Request, name: str) -> Response:
     if found is None:
         return Response("not found", 404, media_type="text/plain")
     content, kind, tag = found
+    guarded = state_of(request).access is not None and name.endswith(".html")
+    if guarded:
+        content, tag = content.replace(*_LOG_OUT), f'{tag[:-1]}-out"'
     headers = {
         "ETag": tag,
-        "Cache-Control": "no-cache",
+        "Cache-Control": "no-store" if guarded else "no-cache",  # back after Log out shows no page
         "Content-Security-Policy": POLICY,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",

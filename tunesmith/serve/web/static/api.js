@@ -88,7 +88,7 @@ async function json(response) {
 
 async function refused(response) {
   const status = response.status;
-  if (status === 401) return new Refused("this server wants its token", { status });
+  if (status === 401) return new Refused("this server wants its token", { fix: "load this page again: it asks for it", status });
   let told = {};
   try {
     const content = await response.json();

@@ -58,6 +58,7 @@ export class Column {
     }
     this.choose.value = this.model;
     const known = models.find(model => model.name === this.model);
+    this.box.setAttribute("aria-label", this.model || "No model");
     this.about.textContent = known ? facts(known) : "";
     if (!known || known.state === "ready") put(this.state);
     else if (known.state === "failed") put(this.state, this.trouble.hasChildNodes() ? null : trouble({ message: `This model ${STATES.failed}: ${known.detail}` }));

@@ -18,6 +18,7 @@ export function showFields(told, models, row) {
   const head = ["Field", ...models, ...(gold ? ["Gold"] : [])];
   const table = byId("fields-table");
   table.classList.add("stacked");
+  table.hidden = told.fields.length === 0;
   put(table,
     h("thead", {}, h("tr", {}, head.map(name => h("th", { scope: "col" }, name)))),
     h("tbody", {}, told.fields.map(line => fieldRow(line, models, gold))));
