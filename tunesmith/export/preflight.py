@@ -91,7 +91,7 @@ def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) ->
         if differs:
             console.warn(
                 f"llama.cpp cuts {differs} into other tokens than this tokenizer does: export removes each GGUF file "
-                "where one of the scored rows is such a text"
+                "where one of the first 1,000 scored rows is such a text"
             )
     widths = numbers_of(base).widths
     for kind in recipe.export.gguf:

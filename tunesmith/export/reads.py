@@ -21,7 +21,8 @@ from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.proof import Proof
 from tunesmith.templates import compile_template
 
-ROWS = 100  # whose prompts are read
+ROWS = 100  # whose prompts transformers reads
+ROWS_OF_GGUF = 1000  # llama.cpp cuts some texts otherwise: the more are tried, the more are found
 
 
 def folder_renders_as_contract(
@@ -63,7 +64,7 @@ def gguf_tokens_equal(name: str, path: Path, contract: Contract, examples: Seque
         if f"tokenizer.ggml.{one}_token_id" in meta
     }
     render = compile_template(str(meta.get("tokenizer.chat_template", "")), DATE)
-    rows = examples[:ROWS]
+    rows = examples[:ROWS_OF_GGUF]
     texts: list[str] = []
     wanted: list[list[int]] = []
     for row in rows:

@@ -67,6 +67,6 @@ def _put(model: PreTrainedModel, path: Path, architecture: Architecture) -> None
 
 
 def _to_8_bits(x: Tensor, block: int) -> Tensor:
-    pieces = x.float().unflatten(-1, (-1, block))
+    pieces = x.float().reshape(-1, block)
     scale = pieces.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
-    return ((pieces / scale).round_() * scale).flatten(-2).to(x.dtype)
+    return (pieces / scale).round_().mul_(scale).reshape(x.shape).to(x.dtype)
