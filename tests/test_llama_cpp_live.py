@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from live_answers import Ear, Heard, write
+from safetensors.torch import load_file, save_file
 
 from tunesmith import starter
 from tunesmith.contract import Contract
@@ -286,6 +288,36 @@ def test_a_failure_ends_its_answer_and_no_other(
     assert ear.heard[1].end == "failed" and isinstance(ear.heard[1].error, NotFinite)
     assert len(ear.heard[1].tokens) == 3
     assert same(ear.heard[0], by_batch(file, requests[0]), requests[0])
+
+
+def test_what_is_not_finite_does_not_stay_in_its_slot(contract: Contract, tmp_path: Path) -> None:
+    """A model that has no number for one token: answers after it in the same slots are those of before."""
+    folder, out = tmp_path / "base", tmp_path / "soiled.gguf"
+    shutil.copytree(starter.base_folder(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][90] = 12288.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_gguf(folder, out, "F32", contract)
+    row = torch.full((config["hidden_size"],), 12288.0)
+    content = out.read_bytes()
+    assert content.count(row.numpy().tobytes()) == 1
+    out.write_bytes(content.replace(row.numpy().tobytes(), row.mul(math.nan).numpy().tobytes()))
+    sound, longer = LiveRequest([60, 61, 62], 6, frozenset()), LiveRequest([70, 71], 40, frozenset())
+    broken = LiveRequest([60, 61, 62, 63, 90, 64], 6, frozenset())
+    engine, ear = LiveLlama(LlamaModel.open(out, context=256, slots=2), contract), Ear()
+    engine.start(ear)
+    asked = [sound, longer, broken, replace(broken, prompt_logprobs=True, max_tokens=0), sound, sound]
+    engine.submit(0, asked[0])
+    ear.wait(0)
+    for ticket, request in list(enumerate(asked))[1:]:
+        engine.submit(ticket, request)
+    ear.wait(*range(6), seconds=20)
+    engine.close()
+    assert [ear.heard[n].end for n in range(6)] == ["length"] * 2 + ["failed"] * 2 + ["length"] * 2
+    assert ear.heard[0].ids == ear.heard[4].ids == ear.heard[5].ids
 
 
 def test_a_step_that_breaks_ends_its_answers_and_the_next_one_works(

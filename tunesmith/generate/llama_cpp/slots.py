@@ -57,6 +57,7 @@ class LlamaSlots:
     def __init__(self, model: LlamaModel) -> None:
         self.model = model
         self._free = list(range(model.slots))[::-1]
+        self._soiled = False  # slots hold what is not finite: not to be used before all is cleared
         self._reading: list[Writing] = []  # in the order in which they came
         self._writing: list[Writing] = []
 
@@ -77,15 +78,23 @@ class LlamaSlots:
             one.state = one.guide.begin()
         self._reading.append(one)
 
-    def drop(self, one: Writing) -> None:
-        """Ends it; its slot is free."""
-        self.model.forget(one.slot)
-        self._free.append(one.slot)
+    def drop(self, one: Writing, *, soiled: bool = False) -> None:
+        """Ends it; its slot is free. Soiled: once nobody is at work, since llama.cpp clears all memory or none.
+
+        What a later answer in this slot does not see is multiplied by zero, and NaN times zero is NaN.
+        """
         (self._writing if one in self._writing else self._reading).remove(one)
+        self._soiled |= soiled
+        if self._soiled and not self.active:
+            self.drop_all()
+            return
+        self.model.forget(one.slot)
+        if not soiled:
+            self._free.append(one.slot)
 
     def drop_all(self) -> None:
         """Ends all, whatever state a failed step has left the model in."""
-        self._reading, self._writing = [], []
+        self._reading, self._writing, self._soiled = [], [], False
         self._free = list(range(self.model.slots))[::-1]
         self.model.forget_all()
 
@@ -124,6 +133,9 @@ class LlamaSlots:
     def _first(self, one: Writing, logits_1V: Tensor) -> list[TokenEvent]:
         """Its prompt is read: its first token."""
         told = tuple(one.told)
+        if any(math.isnan(token.logprob) for token in told[1:]):
+            self.drop(one, soiled=True)
+            return [TokenEvent(one.ticket, end="failed", error=self._not_finite())]
         if one.max_tokens == 0:
             self.drop(one)
             return [TokenEvent(one.ticket, prompt=told, end="length")]
@@ -158,7 +170,7 @@ class LlamaSlots:
                 self._not_finite() if math.isnan(logprob) else _unaccepted(one, token)
             )
             if error is not None:
-                self.drop(one)
+                self.drop(one, soiled=math.isnan(logprob))
                 events.append(TokenEvent(one.ticket, end="failed", error=error))
                 continue
             one.last, one.count = token, one.count + 1
