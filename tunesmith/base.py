@@ -94,7 +94,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "the model's folder may not be read", where=str(folder), fix=f"chmod -R u+rX {folder}"
         )
     if not path.is_file():
-        raise ModelError("this folder holds no model: there is no config.json", where=str(folder))
+        raise ModelError(
+            "this folder holds no model: there is no config.json",
+            where=str(folder),
+            fix="name a model's folder in Hugging Face's format",
+        )
     try:
         config: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if not isinstance(config, dict):

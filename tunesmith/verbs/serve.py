@@ -23,7 +23,7 @@ ENGINES = ("auto", "transformers", "llama.cpp", "vllm")
 def serve_options(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="RUN, folder, GGUF file or hub id")
+    add("model", metavar="MODEL", help="RUN, folder, GGUF file, hub id or s3:// address")
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1; others need --token-file)")
     add("--port", type=int, default=8000, help="8000; 0: a free one, which is printed")
     add("--token-file", type=Path, metavar="FILE", help="ask for the token in FILE (a line each)")
