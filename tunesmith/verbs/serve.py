@@ -62,7 +62,7 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
 def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Serves until SIGTERM or Ctrl-C."""
     _require_packages()
-    # read when torch is imported: oneDNN and PyTorch each keep compiled bf16 products by shape; docs/serving.md has figures
+    # read when torch is imported: oneDNN and PyTorch each keep compiled products by shape (docs/serving.md)
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "16")
     from tunesmith.serve.guard.access import Access, read_tokens
