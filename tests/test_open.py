@@ -265,7 +265,8 @@ def test_names_of_nothing(exported: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         "/nowhere/at/all": "no such folder or file",
         "a/b/c": "no such folder or file",
         "mine.gguf": "no such file",
-        "tyny": "no run has this name either; did you mean the run 'tiny'",
+        "tyny": "there is no run tyny under .*; did you mean the run 'tiny'",
+        "quiteother": "there is no run quiteother under .*; as a model of the hub: .*can't be reached",
         "somebody/something": "can't be reached",
     }.items():
         with pytest.raises(AccessError, match=words):

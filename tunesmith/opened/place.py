@@ -83,8 +83,12 @@ def address_name(asked: str) -> str:
 def unknown(place: Place, error: AccessError, runs_dir: Path) -> AccessError:
     """The hub's answer to a name that may have been meant for a run."""
     hint = _hint(place.asked, runs_dir)
+    if not hint and "/" in place.asked:
+        return error
     return AccessError(
-        error.what + (hint and f"; no run has this name either{hint}"), where=error.where, fix=error.fix
+        f"there is no run {place.asked} under {runs_dir}{hint}; as a model of the hub: {error.what}",
+        where=place.asked,
+        fix=f"tunesmith runs lists the runs; {error.fix}" if error.fix else "tunesmith runs lists the runs",
     )
 
 
