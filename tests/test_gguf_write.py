@@ -219,18 +219,18 @@ def test_an_older_file_stays_where_the_new_one_fails(tmp_path: Path) -> None:
 
 
 FULL = """
+import shutil
 import sys
 from pathlib import Path
 from tunesmith.contract import Contract
 from tunesmith.errors import OutOfRoom
-from tunesmith.export.gguf import file
 from tunesmith.export.gguf.write import write_gguf
 
 model, full = Path(sys.argv[1]), Path(sys.argv[2])
 for looked in (True, False):
     if not looked:  # room that goes while the file is written
-        usage = file.shutil.disk_usage
-        file.shutil.disk_usage = lambda path: usage("/")
+        usage = shutil.disk_usage
+        shutil.disk_usage = lambda path: usage("/")
     try:
         write_gguf(model, full / "m.gguf", "F32", Contract.load(model))
     except OutOfRoom as error:

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 
 from tunesmith.base import Base, resolve
 from tunesmith.errors import ModelError, OutOfRoom
-from tunesmith.model import shards
 from tunesmith.model.adapter import save_adapter
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora
@@ -238,7 +237,7 @@ def test_a_tensor_that_became_another_is_a_bug(tmp_path: Path) -> None:
 
 
 def test_no_room_is_said_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: type("Disk", (), {"free": 100})())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 100})())
     with pytest.raises(OutOfRoom, match="GiB"):
         write_shards(tmp_path, [Entry("a", torch.float32, (1000,))], lambda _: torch.zeros(1000))
     assert not list(tmp_path.iterdir())

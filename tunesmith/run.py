@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -58,6 +59,18 @@ def disk_error(error: OSError, path: Path) -> TunesmithError | None:
             "may not be written", where=str(path), fix=f"chmod u+w {path.parent}, or choose another folder"
         )
     return None
+
+
+def require_disk(place: Path, needed: int, what: str) -> None:
+    """OutOfRoom where fewer than `needed` bytes are free for a file or folder `place`. `what`: it, in words."""
+    free = shutil.disk_usage(place if place.is_dir() else place.absolute().parent).free
+    if needed > free:
+        raise OutOfRoom(
+            f"{what} takes {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+            where=str(place),
+            fix="free some space, then run the same command again",
+            resumable=True,
+        )
 
 
 def require_writable(out: Path) -> None:

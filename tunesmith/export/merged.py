@@ -14,7 +14,7 @@ from tunesmith.export import proofs, record
 from tunesmith.export.choose import FOLDER, Choice, Compared, answer, choose, compare
 from tunesmith.export.folder import ORIGIN, complete, new_folder, own_files, publish
 from tunesmith.export.job import Job, free
-from tunesmith.export.measure import folder_model, logits, merged_in_memory, reround_model
+from tunesmith.export.measure import folder_model, logits, reround_model
 from tunesmith.export.reads import folder_renders_as_contract
 from tunesmith.export.scores import LIVE, against_live
 from tunesmith.export.yardstick import Yardstick
@@ -130,15 +130,7 @@ def _prove(job: Job, yard: Yardstick, compared: dict[Source, Compared]) -> None:
     """All proofs of the kept folder, each written down; the first that fails ends the stage."""
     rows, prove, source = job.rows, job.run.prove, yard.source
     reloaded = yard.merged
-    in_memory = merged_in_memory(
-        job.weights,
-        job.adapter,
-        dtype=job.dtype,
-        source=source,
-        quantize=job.recipe.model.quantize,
-        trained_in=job.trained_in,
-        device=job.device,
-    )
+    in_memory = yard.merged_in_memory(source)
     merged, singly = logits(in_memory, rows), logits(in_memory, rows, singly=True)
     del in_memory
     free()

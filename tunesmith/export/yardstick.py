@@ -73,7 +73,7 @@ class Yardstick:
     def base(self) -> Tensor:
         """A merge of nothing."""
         if "base" not in self._known:
-            model = self._in_memory(self.source, 0.0)
+            model = self.merged_in_memory(self.source, 0.0)
             self._known["base"], self._known["base, again"] = (logits(model, self.job.rows) for _ in range(2))
             del model
             free()
@@ -90,7 +90,7 @@ class Yardstick:
         """The adapter merged into the base's own weights, whatever the folder was merged into."""
         if self.source == "original":
             return self.merged
-        return self._measured("original", lambda: self._in_memory("original", 1.0))
+        return self._measured("original", lambda: self.merged_in_memory("original", 1.0))
 
     def rounded(self, dtype: torch.dtype) -> Tensor:
         """The folder with all weights rounded once more to `dtype`, at random."""
@@ -139,7 +139,8 @@ class Yardstick:
     def _folder(self, dtype: torch.dtype) -> Any:
         return folder_model(self.folder, dtype, self.job.device)
 
-    def _in_memory(self, source: Source, strength: float) -> Any:
+    def merged_in_memory(self, source: Source, strength: float = 1.0) -> Any:
+        """The merge by another way than the folder's; `strength` 0: the base alone."""
         job = self.job
         return merged_in_memory(
             job.weights if strength else job.base,

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,8 +17,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from tunesmith.errors import OutOfRoom
-from tunesmith.run import disk_error
+from tunesmith.run import disk_error, require_disk
 
 SHARD_BYTES = 4_000_000_000
 TYPES = {
@@ -58,14 +56,7 @@ def write_shards(
     Several files get an index. Returns file name → sha256. OutOfRoom before the first byte where the disk is too small.
     """
     total = sum(entry.bytes for entry in entries)
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise OutOfRoom(
-            f"the merged model takes {total / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
-            where=str(folder),
-            fix="free some space, then run the same command again",
-            resumable=True,
-        )
+    require_disk(folder, total, "the merged model")
     shards = _divide(entries, limit)
     names = (
         [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]

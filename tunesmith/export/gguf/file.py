@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tunesmith.errors import ModelError, OutOfRoom
+from tunesmith.errors import ModelError
 from tunesmith.export.gguf.library import require_gguf
 from tunesmith.export.gguf.tensors import Planned, permuted
 from tunesmith.export.gguf.values import encoded
 from tunesmith.model.stream import Place
-from tunesmith.run import beside, disk_error
+from tunesmith.run import beside, disk_error, require_disk
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -48,14 +47,7 @@ def write_file(
     kind can't hold, OutOfRoom where the disk is too small, AccessError where it may not be written.
     """
     total = sum(_padded(tensor.bytes) for tensor in tensors)
-    free = shutil.disk_usage(out.absolute().parent).free
-    if total > free:
-        raise OutOfRoom(
-            f"{out.name} takes {total / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
-            where=str(out),
-            fix="free some space, then run the same command again",
-            resumable=True,
-        )
+    require_disk(out, total, out.name)
     temporary = beside(out)
     try:
         with _header(temporary, architecture, describe, tensors) as (file, begin):

@@ -20,7 +20,7 @@ from tunesmith.export.gguf.kinds import BLOCK, QUANTISED, Kind
 from tunesmith.export.gguf.library import require_gguf
 from tunesmith.generate.llama_cpp.file import GgufFile, read_gguf
 from tunesmith.generate.llama_cpp.library import complaints, forget_complaints, require_llama_cpp
-from tunesmith.run import beside
+from tunesmith.run import beside, require_disk
 
 _PLAIN = ("F32", "F16", "BF16")
 _MOST_BITS = 6.6  # of a value in the widest type here, Q6_K
@@ -106,14 +106,7 @@ def _require_fit(importance: Mapping[str, Any], rows: Mapping[str, int], imatrix
 
 def _require_disk(file: GgufFile, out: Path) -> None:
     values = sum(int(np.prod(shape)) for shape, _ in file.tensors.values())
-    needed, free = values * _MOST_BITS / 8, shutil.disk_usage(out.absolute().parent).free
-    if needed > free:
-        raise OutOfRoom(
-            f"{out.name} takes up to {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
-            where=str(out),
-            fix="free some space, then run the same command again",
-            resumable=True,
-        )
+    require_disk(out, int(values * _MOST_BITS / 8), out.name)
 
 
 def _quantize(
