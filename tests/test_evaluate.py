@@ -310,7 +310,7 @@ def everything(base, tmp_path, prompts=("zero-shot", "2-shot", "2-nearest", "min
     (tmp_path / "mine.txt").write_text("You read reports.")
     prompts = [str(tmp_path / "mine.txt") if one == "mine" else one for one in prompts]
     given = {"batch": 6, "decoding": {"max_tokens": 12}, "prompts": prompts, "constrained": True} | more
-    return recipe_for(base, evaluate=given, export={"quantized": ["nf4", "int8", "Q4_K_M"]})
+    return recipe_for(base, evaluate=given, export={"quantized": ["nf4", "int8"], "gguf": ["Q4_K_M"]})
 
 
 def test_all_systems_answer_the_same_rows(base, run, tmp_path, monkeypatch):

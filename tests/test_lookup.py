@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("def f(:\n", "SyntaxError", 1),
         ("x = 1\nraise ValueError('no licence')\n", "ValueError: no licence", 2),
-        ("import sys\n\nsys.exit(5)\n", "SystemExit: 5", 3),
+        ("x = 1\n\nraise SystemExit(5)\n", "SystemExit: 5", 3),
         ("import no_such_thing_at_all\n", "imports 'no_such_thing_at_all', which isn't there", 1),
     ],
 )

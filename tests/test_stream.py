@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_bytes_are_those_of_the_files(folder: Path, piece: int, ahead: int) -> None:
     tensors = StoredTensors(base_of(folder))
     names = [name for name in tensors if piece > 100 or tensors.read(name).numel() < 5000]
-    places = tensors._places(names)
+    places = tensors.places(names)
     assert places is not None and len(names) > 5
     whole = {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
     for name, found in zip(names, stream(places, CPU, piece=piece, ahead=ahead), strict=True):
@@ -67,7 +67,7 @@ def test_the_loaded_model_is_bit_by_bit_the_one_read_tensor_by_tensor(
 
 
 def _as_on_cuda(self: StoredTensors, names: Any, device: torch.device) -> Any:
-    places = self._places(names)
+    places = self.places(names)
     assert places is not None
     return stored.stream(places, device)
 

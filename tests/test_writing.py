@@ -289,17 +289,22 @@ def test_control_tokens_in_a_message_are_refused_and_raw_text_may_have_them(cont
 
 
 def test_schemas_that_are_none_are_refused() -> None:
-    assert answer_schema({"type": "object"}, "format") == {"type": "object"}
+    def read(schema: dict[str, Any], most: int = 1 << 16) -> Any:
+        return asyncio.run(answer_schema(schema, most, "format"))
+
+    assert read({"type": "object"}) == {"type": "object"}
     deep: dict[str, Any] = {}
     for depth in range(180):
         deep = {"type": "object", "properties": {"a": deep}}
         if depth == 30:
-            answer_schema(deep, "format")
+            read(deep)
     for wrong in ({"type": "array"}, {"type": 3}, {"properties": []}, {"required": "a"}):
         with pytest.raises(Unservable):
-            answer_schema(wrong, "format")
+            read(wrong)
     with pytest.raises(Unservable, match="too deep"):
-        answer_schema(deep, "format")
+        read(deep)
+    with pytest.raises(Unservable, match="has 18 bytes; the server takes 17"):
+        read({"type": "object"}, 17)
 
 
 # ---- readers and the engine

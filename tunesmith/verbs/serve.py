@@ -92,7 +92,9 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         address, names = url(sock), list(models.names())
         told = console.note if arguments.json else console.say
-        told(f"{address} answers as {', '.join(names)}; loading {names[0]} (Ctrl-C ends it)")
+
+        def listening() -> None:
+            told(f"{address} answers as {', '.join(names)}; loading {names[0]} (Ctrl-C ends it)")
 
         def ready() -> None:
             if arguments.json:
@@ -100,7 +102,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
             else:
                 console.say(f"{names[0]} is ready: {address}")
 
-        run(state, sock, ready)
+        run(state, sock, ready, listening)
     return {"url": address}
 
 

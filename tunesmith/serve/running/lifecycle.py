@@ -33,15 +33,20 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(state: ServeState, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """Serves until a signal. `ready` is called once the first model can answer.
+def run(
+    state: ServeState,
+    sock: socket.socket,
+    ready: Callable[[], None],
+    listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until a signal. `listening` is called once signals are heard, `ready` once the first model can answer.
 
     Stopped where a second signal cut answers off; TunesmithError where the first model can't be loaded.
     """
     lines = LogLines()
     state.log = lines.put
     try:
-        asyncio.run(_Life(state, sock, ready).serve())
+        asyncio.run(_Life(state, sock, ready).serve(listening))
     finally:
         lines.close()
 
@@ -72,10 +77,11 @@ class _Life:
         self._failed: Exception | None = None
         self._drain: asyncio.Task[None] | None = None
 
-    async def serve(self) -> None:
+    async def serve(self, listening: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signal, number)
+        listening()
         loading = asyncio.create_task(self._load())
         try:
             await self._server.serve([self._sock])
