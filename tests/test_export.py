@@ -19,7 +19,7 @@ from tunesmith.base import resolve
 from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError, ProofFailed
 from tunesmith.example import Message
-from tunesmith.export import measure, proofs
+from tunesmith.export import measure, proofs, yardstick
 from tunesmith.export import merged as stage
 from tunesmith.export.choose import Compared, choose
 from tunesmith.export.export import export
@@ -305,10 +305,10 @@ def test_the_wrong_base_fails(base: Path, run: Run, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_wrong_base_in_both_merges_fails(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, memory = stage.merge_weights, stage.merged_in_memory
+    files, memory = stage.merge_weights, yardstick.merged_in_memory
     wrong = {"source": "original"}
     monkeypatch.setattr(stage, "merge_weights", lambda *given, **more: files(*given, **more | wrong))
-    monkeypatch.setattr(stage, "merged_in_memory", lambda *given, **more: memory(*given, **more | wrong))
+    monkeypatch.setattr(yardstick, "merged_in_memory", lambda *given, **more: memory(*given, **more | wrong))
     with pytest.raises(ProofFailed, match="merged_close_to_adapter"):
         export(recipe_for(base, "bfloat16", "nf4"), run)
 
