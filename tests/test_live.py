@@ -213,7 +213,7 @@ def test_answers_are_held_to_the_schema_of_their_request(make: Maker, contract: 
     whole = [
         heard for request, heard in zip(asked, found, strict=True) if request.schema and heard.end == "stop"
     ]
-    assert len(whole) >= 2 and len(live._guides) == 1
+    assert len(whole) >= 2 and len(live._guides._kept) == 1
     for heard in whole:
         Draft202012Validator(NASTY).validate(json.loads(contract.decode(heard.ids)))
     loose = [
@@ -231,7 +231,7 @@ def test_a_grammar_that_breaks_fails_its_own_answer_alone(
     asked = [
         ask(prompt, 60, stop_ids=contract.stop_ids, temperature=1.0, seed=n, schema=NASTY) for n in range(3)
     ]
-    guide = live._guide(NASTY, contract.stop_ids)
+    guide = live._guides.of(NASTY, contract.stop_ids)
     hold, calls = guide.hold, [0]
 
     def breaks(states: Any, logits: Tensor) -> Tensor:
@@ -282,14 +282,18 @@ def test_what_has_no_room_is_refused_with_figures(make: Maker) -> None:
         live.submit(3, ask())
 
 
-def test_adapters_are_those_of_the_bank(make: Maker, folders: dict[str, Path]) -> None:  # noqa: F811
+def test_adapters_are_those_of_the_bank(
+    make: Maker,
+    contract: Contract,
+    folders: dict[str, Path],  # noqa: F811
+) -> None:
     model = tiny(attention=register())
     live = make(model, adapters=LoraBank(model, folders))
     assert live.adapters == ("all", "some", "root")
     with pytest.raises(ModelError, match="no adapter 'alll'; did you mean 'all'"):
         live.submit(1, ask(adapter="alll"))
     with pytest.raises(TypeError, match="eager"):
-        LiveSlots(tiny(), live._contract, context=16)
+        LiveSlots(tiny(), contract, context=16)
 
 
 def test_slots_auto_are_what_fits(

@@ -352,7 +352,7 @@ def test_a_grammar_that_fails_ends_its_answer_alone(
     live: Callable[..., LiveLlama], requests: list[LiveRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, ear = live(3), Ear()
-    sound = engine._guide(replace(requests[0], schema=SCHEMA))
+    sound = engine._guides.of(SCHEMA, requests[0].stop_ids)
     hold, begun = sound.hold, []
 
     def begin() -> Any:
@@ -381,7 +381,7 @@ def test_a_token_that_its_grammar_refuses_ends_its_answer_alone(
 ) -> None:
     engine = live(3)
     held = replace(requests[0], schema=SCHEMA, max_tokens=40)
-    sound = engine._guide(held)
+    sound = engine._guides.of(SCHEMA, held.stop_ids)
 
     def refuse(states: Any, tokens: Any) -> None:
         raise RuntimeError("chosen against the grammar")

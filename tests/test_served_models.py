@@ -345,7 +345,7 @@ def test_a_gguf_file(runs: Path, tmp_path: Path, llama_cpp: Any) -> None:
     assert models.names() == ("small",)
     served = asyncio.run(models.get("small"))
     assert served.engine == "llama.cpp" and [len(one) for one in answer(served)] == [TOKENS] * 3
-    assert served.live._contract is served.contract  # type: ignore[attr-defined]  # grammars are for its tokenizer
+    assert served.live._guides._contract() is served.contract  # type: ignore[attr-defined]  # its tokenizer
     models.close()
     with pytest.raises(ModelError, match=r"by llama\.cpp, not by transformers"):
         asyncio.run(ServedModels(str(file), {}, "transformers", runs).get("small"))

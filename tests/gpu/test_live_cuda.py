@@ -99,7 +99,7 @@ def test_schemas_beside_free_answers(contract: Contract) -> None:
         for n in range(12)
     ]
     live = LiveSlots(model, contract, slots=6, context=256)
-    guide = live._guide(NASTY, contract.stop_ids)
+    guide = live._guides.of(NASTY, contract.stop_ids)
     found = write(live, asked)
     wrong = [
         said

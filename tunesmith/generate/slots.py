@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from tunesmith.errors import ModelError, NotFinite
+from tunesmith.errors import NotFinite
+from tunesmith.generate.asked import require_prompts
 from tunesmith.generate.decoder import Decoder
 from tunesmith.generate.identity import model_key
 from tunesmith.generate.protocol import Decoding, Generated, Guide
@@ -87,15 +88,7 @@ class SlotGenerator:
 
         ModelError where a prompt leaves no room.
         """
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {index} is empty")
-            if len(prompt) + decoding.max_tokens > self.room:
-                raise ModelError(
-                    f"prompt {index} has {len(prompt)} tokens, with {decoding.max_tokens} for the answer more than "
-                    f"the {self.room} that there is room for",
-                    fix="shorten the prompt, or lower evaluate.decoding.max_tokens",
-                )
+        require_prompts(prompts, decoding, self.room)
         numbers = ((i, sample) for i in range(len(prompts)) for sample in range(decoding.samples))
         jobs = [_Job(prompts[i], i, sample) for i, sample in numbers if (i, sample) not in done]
         if not jobs:

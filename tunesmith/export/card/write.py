@@ -41,8 +41,8 @@ def write_cards(recipe: Recipe, run: Run) -> None:
 
 
 def _folders(run: Run) -> Iterator[tuple[Path, str]]:
-    known = [(run.adapter, "adapter"), (run.merged, "merged"), (run.path / "gguf", "gguf")]
-    known += [(folder, "quantized") for folder in sorted((run.path / "quantized").glob("[!.]*"))]
+    known = [(run.adapter, "adapter"), (run.merged, "merged"), (run.gguf, "gguf")]
+    known += [(folder, "quantized") for folder in sorted(run.quantized.glob("[!.]*"))]
     yield from ((folder, kind) for folder, kind in known if folder.is_dir())
 
 

@@ -5,18 +5,17 @@ A request's answer is what `SlotGenerator` writes for its prompt alone, whatever
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
-from tunesmith.generate.guide import SchemaGuide
+from tunesmith.generate.asked import Guides, require_answerable
 from tunesmith.generate.live.decoder import LiveDecoder
 from tunesmith.generate.live.session import PREFILL_TOKENS, PREFILL_TOKENS_ON_CPU, LiveSession, LiveWork
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, TokenEvent
@@ -59,11 +58,10 @@ class LiveSlots:
         self.room = min(context, int(model.config.max_position_embeddings))
         self.slots = _slots(model, self.room) if slots == "auto" else slots
         self.adapters: tuple[str, ...] = () if adapters is None else adapters.names
-        self._contract, self._words, self._bank = contract, int(model.config.vocab_size), adapters
+        self._words, self._bank = int(model.config.vocab_size), adapters
         model.train(False)
         self._session: LiveSession | None = LiveSession(LiveDecoder(model, self.slots, self.room, adapters))
-        self._guides: dict[str, SchemaGuide] = {}
-        self._making = threading.Lock()  # grammars, beside the work
+        self._guides = Guides(lambda: contract, self._words, _SCHEMAS)
         self._wake = threading.Condition()  # guards all that follows
         self._arrived: list[LiveWork] = []
         self._cancelled: set[int] = set()
@@ -84,7 +82,7 @@ class LiveSlots:
     def submit(self, ticket: int, request: LiveRequest) -> None:
         """See `LiveGenerator.submit`."""
         self._require_answerable(request)
-        guide = None if request.schema is None else self._guide(request.schema, request.stop_ids)
+        guide = None if request.schema is None else self._guides.of(request.schema, request.stop_ids)
         work = LiveWork(ticket, request, guide)
         with self._wake:
             if self._closed:
@@ -123,38 +121,11 @@ class LiveSlots:
         self._session = None
 
     def _require_answerable(self, request: LiveRequest) -> None:
-        count = len(request.prompt)
-        if not count:
-            raise ModelError("the prompt is empty", fix="send at least one token")
-        if count + request.max_tokens > self.room:
-            raise ModelError(
-                f"the prompt has {count} tokens, with {request.max_tokens} for the answer more than the "
-                f"{self.room} that there is room for",
-                fix="shorten the prompt, or ask for fewer tokens",
-            )
-        if (
-            min(request.prompt) < 0 or max(request.prompt) >= self._words
-        ):  # a card's context would not survive it
-            raise ModelError(f"the prompt has ids beyond the model's {self._words} tokens")
-        if request.max_tokens < 0 or not 0 <= request.temperature < float("inf"):
-            raise ModelError("max_tokens and temperature may not be negative")
-        if not 0 <= request.top_p <= 1 or not 0 <= request.top <= self._words:
-            raise ModelError(f"top_p is from 0 to 1, and there are {self._words} tokens to be told")
+        require_answerable(request, self.room, self._words)
         if self._bank is not None:
             self._bank.index(request.adapter)
         elif request.adapter:
             raise ModelError(f"there is no adapter {request.adapter!r}: the model was loaded without any")
-
-    def _guide(self, schema: Mapping[str, Any], stop_ids: frozenset[int]) -> SchemaGuide:
-        key = json.dumps([schema, sorted(stop_ids)])  # the order of a schema's keys means something
-        with self._making:
-            if key not in self._guides:
-                text = self._contract.tokenizer_files["tokenizer.json"].decode("utf-8")
-                made = SchemaGuide(schema, text, stop_ids, self._words)
-                if len(self._guides) >= _SCHEMAS:
-                    del self._guides[next(iter(self._guides))]
-                self._guides[key] = made
-            return self._guides[key]
 
     # ---- on its own thread
 

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
-from tunesmith.errors import ModelError, NotFinite
+from tunesmith.errors import NotFinite
+from tunesmith.generate.asked import require_prompts
 from tunesmith.generate.llama_cpp.model import LlamaModel
 from tunesmith.generate.llama_cpp.slots import LlamaSlots, Writing
 from tunesmith.generate.protocol import Decoding, Generated, Guide, LiveToken
@@ -42,15 +43,7 @@ class LlamaGenerator:
 
         ModelError where a prompt leaves no room, NotFinite where the model's output is not finite.
         """
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {index} is empty")
-            if len(prompt) + decoding.max_tokens > self.room:
-                raise ModelError(
-                    f"prompt {index} has {len(prompt)} tokens, with {decoding.max_tokens} for the answer more than "
-                    f"the {self.room} that there is room for",
-                    fix="shorten the prompt, or lower evaluate.decoding.max_tokens",
-                )
+        require_prompts(prompts, decoding, self.room)
         numbers = [(i, sample) for i in range(len(prompts)) for sample in range(decoding.samples)]
         jobs = deque(
             sorted((one for one in numbers if one not in done), key=lambda one: -len(prompts[one[0]]))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError
-from tunesmith.generate.guide import SchemaGuide
+from tunesmith.generate.asked import Guides, require_answerable
 from tunesmith.generate.llama_cpp.contract import contract_of_gguf
 from tunesmith.generate.llama_cpp.model import LlamaModel
 from tunesmith.generate.llama_cpp.slots import LlamaSlots, Writing
@@ -25,13 +24,12 @@ class LiveLlama:
     """See `generate.protocol.LiveGenerator`. `contract`: grammars are for its tokenizer; else for the file's own."""
 
     def __init__(self, model: LlamaModel, contract: Contract | None = None) -> None:
-        self.model, self._contract = model, contract
+        self.model = model
         self._changed = threading.Condition()
         self._waiting: deque[Writing] = deque()
         self._cancelled: set[int] = set()
         self._known: set[int] = set()  # tickets that wait or are at work
-        self._guides: OrderedDict[tuple[str, frozenset[int]], SchemaGuide] = OrderedDict()
-        self._making = threading.Lock()
+        self._guides = Guides(lambda: contract or contract_of_gguf(model.path), model.width, _GUIDES)
         self._closing = False
         self._active = self._tokens = 0
         self._thread: threading.Thread | None = None
@@ -62,7 +60,7 @@ class LiveLlama:
     def submit(self, ticket: int, request: LiveRequest) -> None:
         """Puts a request at the end of the queue. ModelError where it can't be answered."""
         self._require_answerable(request)
-        guide = None if request.schema is None else self._guide(request)
+        guide = None if request.schema is None else self._guides.of(request.schema, request.stop_ids)
         one = Writing(
             ticket,
             request.prompt,
@@ -113,40 +111,11 @@ class LiveLlama:
     # ---- inside
 
     def _require_answerable(self, request: LiveRequest) -> None:
-        count, width = len(request.prompt), self.model.width
-        if not count:
-            raise ModelError("the prompt is empty", fix="send at least one token")
-        if count + request.max_tokens > self.room:
-            raise ModelError(
-                f"the prompt has {count} tokens, with {request.max_tokens} for the answer more than the "
-                f"{self.room} that there is room for",
-                fix="shorten the prompt, or ask for fewer tokens",
-            )
-        if min(request.prompt) < 0 or max(request.prompt) >= width:
-            raise ModelError(f"the prompt has ids beyond the model's {width} tokens")
-        if request.max_tokens < 0 or not 0 <= request.temperature < float("inf"):
-            raise ModelError("max_tokens and temperature may not be negative")
-        if not 0 <= request.top_p <= 1 or not 0 <= request.top <= width:
-            raise ModelError(f"top_p is from 0 to 1, and there are {width} tokens to be told")
+        require_answerable(request, self.room, self.model.width)
         if request.adapter:
             raise ModelError(
                 f"there is no adapter {request.adapter!r}: a GGUF model is loaded with its adapter"
             )
-
-    def _guide(self, request: LiveRequest) -> SchemaGuide:
-        name = (json.dumps(request.schema), request.stop_ids)
-        with self._making:
-            if name in self._guides:
-                self._guides.move_to_end(name)
-                return self._guides[name]
-            if self._contract is None:
-                self._contract = contract_of_gguf(self.model.path)
-            text = self._contract.tokenizer_files["tokenizer.json"].decode("utf-8")
-            assert request.schema is not None
-            made = self._guides[name] = SchemaGuide(request.schema, text, request.stop_ids, self.model.width)
-            while len(self._guides) > _GUIDES:
-                self._guides.popitem(last=False)
-            return made
 
     def _run(self, deliver: Deliver) -> None:
         try:
