@@ -1,13 +1,13 @@
 # make demo          the quickstart: rows to a tuned, proved, merged model and its report, in a few minutes on two cores
 # make test          all tests that need Python packages only
-# make test-system   tests that need a browser or Go (installs them where it may)
+# make test-system   tests that need a browser, Go or lm-eval (installs them where it may)
 # make test-kernels  the GPU kernels without a GPU, by Triton's interpreter
 # make check         ruff and mypy
 #
 # PYTHON=python3.12      another Python (3.11 to 3.13) for the environment
 # VENV=.venv             another place for it
 # WHEELS=DIR             where the compiled llama.cpp is kept for the next time (~/.cache/tunesmith)
-# TORCH_SPEC, TRITON_SPEC, PIP_ARGS   another torch or triton, or other arguments of pip (say, PyTorch's index of CPU builds)
+# TORCH_SPEC, TRITON_SPEC, LM_EVAL_SPEC, PIP_ARGS   other versions, or other arguments of pip (say, PyTorch's index of CPU builds)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,6 +22,7 @@ TORCH_SPEC ?= torch>=2.11
 endif
 
 TRITON_SPEC ?= triton==3.9.0
+LM_EVAL_SPEC ?= lm-eval[api]==0.4.13
 LLAMA_SPEC ?= llama-cpp-python==0.3.36
 # it is compiled for this processor: another one gets a folder of its own
 PROCESSOR := $(shell (uname -m; grep -m1 -s '^flags' /proc/cpuinfo) | cksum | cut -d' ' -f1)
@@ -73,9 +74,17 @@ test: $(VENV)/.test $(VENV)/.llamacpp
 test-slow: $(VENV)/.test $(VENV)/.llamacpp
 	$(BIN)/python -m pytest -m slow
 
-test-system: $(VENV)/.test $(VENV)/.llamacpp
+# lm-eval in an environment of its own, that borrows what the tests' has (no torch of its own) and adds 25 packages, 130 MB
+$(VENV)/.lm-eval: $(VENV)/.test
+	rm -rf $(VENV)/lm-eval
+	$(BIN)/python -m venv --without-pip $(VENV)/lm-eval
+	ls -d $(abspath $(VENV))/lib/python3*/site-packages > "$$(ls -d $(VENV)/lm-eval/lib/python3*/site-packages)/borrowed.pth"
+	$(VENV)/lm-eval/bin/python -m pip install --quiet $(PIP_ARGS) "$(LM_EVAL_SPEC)"
+	@touch $@
+
+test-system: $(VENV)/.test $(VENV)/.llamacpp $(VENV)/.lm-eval
 	scripts/install_programs
-	TUNESMITH_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m system
+	TUNESMITH_REQUIRE_BROWSER=1 TUNESMITH_LM_EVAL=$(VENV)/lm-eval/bin/lm_eval $(BIN)/python -m pytest -m system
 
 # triton lies in a folder of its own: only these tests see it, as everything else chooses its kernels by whether it is there
 $(VENV)/.triton: $(VENV)/.test
