@@ -15,7 +15,8 @@ from tiny_run import write_curves
 
 from tunesmith.cli import main
 from tunesmith.run import Run
-from tunesmith.view import words
+from tunesmith.view import summary, words
+from tunesmith.view.series import load_series
 from tunesmith.view.sources import all_runs, is_locked
 from tunesmith.view.summary import summarise
 
@@ -116,6 +117,24 @@ def test_the_lock_decides_not_the_age(runs: Path) -> None:
     with just_killed.lock():
         assert is_locked(just_killed)
     assert not is_locked(just_killed)
+
+
+def test_curves_are_read_again_only_where_they_have_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred long runs took seconds to read, at every look of a page that looks every few seconds."""
+    make_run(tmp_path, "long", phase="train done")
+    read = []
+    monkeypatch.setattr(summary, "load_series", lambda run: read.append(run) or load_series(run))
+    with all_runs(tmp_path) as (source,):
+        first = summarise(source, time.time())
+        assert summarise(source, time.time()) == first and len(read) == 1
+        with source.run.metrics_file.open("a") as file:
+            file.write('{"step": 4000, "loss": 0.1, "validation_loss": 0.001}\n')
+        grown = summarise(source, time.time())
+        assert (grown.step, grown.best_step, grown.best_loss) == (4000, 4000, 0.001) and len(read) == 2
+        source.run.metrics_file.unlink()
+        assert summarise(source, time.time()).best_loss is None
 
 
 def test_looking_never_keeps_a_run_from_starting(tmp_path: Path) -> None:

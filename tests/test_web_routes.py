@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,6 +189,23 @@ def test_damaged_files_are_told(client: httpx.Client, runs: Path) -> None:
         assert got.status_code == 400 and got.json()["error"]["fix"]
     finally:
         shutil.rmtree(broken.path)
+
+
+def test_one_odd_run_hides_no_other(client: httpx.Client, runs: Path) -> None:
+    odd = [Run(runs / os.fsdecode(b"caf\xe9")), Run(runs / "a#b&c=d %41\n\u202e"), Run(runs / "listed")]
+    for run in odd:
+        shutil.copytree(runs / "first", run.path)
+    odd[2].write_json(odd[2].data / "report.json", {"splits": []})
+    try:
+        states = {one["name"]: one for one in client.get("/ui/runs").json()["runs"]}
+        assert states["caf\ufffd"]["state"] == "unreadable" and "UTF-8" in states["caf\ufffd"]["error"]
+        assert not states["caf\ufffd"]["comparable"] and states["first"]["state"] == "done"
+        assert client.get("/ui/run", params={"name": odd[1].name}).json()["summary"]["name"] == odd[1].name
+        got = client.get("/ui/run", params={"name": "listed"})
+        assert got.status_code == 400 and "report.json is damaged" in got.json()["error"]["message"]
+    finally:
+        for run in odd:
+            shutil.rmtree(run.path)
 
 
 # ---- new lines only

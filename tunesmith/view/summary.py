@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import AccessError
 from tunesmith.notify import stage_of
-from tunesmith.run import unreadable
+from tunesmith.run import Run, unreadable
 from tunesmith.view.series import best, load_series
 from tunesmith.view.sources import Source
 
@@ -57,8 +58,7 @@ def summarise(source: Source, now: float) -> Summary:
     if headline is not None:
         _fits(report, headline, _HEADLINE, all_there=True)
         _fits(report, headline["difference"], {"value": int | float}, all_there=True)
-    series = load_series(run)
-    lowest = best(series)
+    last, lowest = _curve(run.path, tuple(_stamp(path) for path in (run.metrics_file, run.timing_file)))
     ended = content.get("ended") or {}
     heartbeat = content.get("heartbeat")
     return Summary(
@@ -66,9 +66,7 @@ def summarise(source: Source, now: float) -> Summary:
         address=source.address,
         state=_state(content, source.locked, None if heartbeat is None else now - heartbeat),
         phase=stage_of(ended if ended.get("phase") else content),
-        step=max([content.get("step") or 0, *series["loss"].steps])
-        if "loss" in series
-        else content.get("step"),
+        step=content.get("step") if last is None else max(content.get("step") or 0, last),
         steps=content.get("steps"),
         heartbeat=heartbeat,
         best_step=lowest and lowest[0],
@@ -77,6 +75,23 @@ def summarise(source: Source, now: float) -> Summary:
         size=source.size,
         error=ended.get("error"),
     )
+
+
+@lru_cache(maxsize=4096)
+def _curve(run: Path, _written: Sequence[Any]) -> tuple[int | None, tuple[int, float] | None]:
+    """Last logged step, and step and value of the lowest validation loss. Files that did not change are not read again:
+    a page of runs looks every few seconds, and two hundred long ones take seconds to read."""
+    series = load_series(Run(run))
+    return (max(series["loss"].steps) if "loss" in series else None), best(series)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Differs as soon as somebody has written the file."""
+    try:
+        told = path.stat()
+    except OSError:
+        return ()
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def summarise_any(source: Source, now: float) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from tunesmith.errors import AccessError
-from tunesmith.run import Run
+from tunesmith.run import Run, unreadable
 from tunesmith.serve.state import ServeState
 from tunesmith.serve.web.compare_child import compared
 from tunesmith.serve.web.grown_lines import grown
@@ -98,8 +99,16 @@ def _listed(state: ServeState) -> dict[str, Any]:
 
 def _line(source: Source, now: float, runs_dir: str) -> dict[str, Any]:
     one = summarise_any(source, now)
+    if one.name != (name := _written(one.name)):  # no JSON holds such a name, and the list is one answer
+        why = "its name is no UTF-8 text: rename the folder"
+        one = replace(one, name=name, address=_written(one.address), state="unreadable", error=why)
     answers = source.run.predictions / "tuned.jsonl"
     return one.to_json() | {"comparable": answers.is_file() and one.state != "unreadable"}
+
+
+def _written(text: str) -> str:
+    """A name as text: bytes that are no UTF-8 as the terminal shows them."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def _shown(state: ServeState, name: str) -> dict[str, Any]:
@@ -109,6 +118,8 @@ def _shown(state: ServeState, name: str) -> dict[str, Any]:
         one = summarise(source, now)
         proofs, damaged = _proofs(found)
         splits = found.read_json(found.data / "report.json").get("splits", {})
+        if not isinstance(splits, dict):
+            raise unreadable(found.data / "report.json", f"splits is {splits!r}")
         return {
             "summary": one.to_json(),
             "now": now,

@@ -3,7 +3,7 @@
 import { get } from "/web/api.js";
 import { Curves } from "/web/curves.js";
 import { command, h, put, say, trouble } from "/web/dom.js";
-import { age, bytes, number, signed } from "/web/words.js";
+import { age, bytes, number, rounded, signed } from "/web/words.js";
 
 const SAID = {
   running: "A process works in this run.",
@@ -78,8 +78,8 @@ export class RunView {
     const card = (label, value, range) => made.push(h("div", { class: "card" }, h("div", { class: "label" }, label), h("div", { class: "value" }, value), h("div", { class: "range" }, range)));
     if (one.headline) {
       const { metric, base, tuned, difference: by, n } = one.headline;
-      card(`${metric}, base`, number(Number(base.toFixed(3))), `${number(n)} rows`);
-      card(`${metric}, tuned`, number(Number(tuned.toFixed(3))), by.low === null ? signed(by.value) : `${signed(by.value)} (95 %: ${signed(by.low)} to ${signed(by.high)})`);
+      card(`${metric}, base`, rounded(base), `${number(n)} rows`);
+      card(`${metric}, tuned`, rounded(tuned), by.low === null ? signed(by.value) : `${signed(by.value)} (95 %: ${signed(by.low)} to ${signed(by.high)})`);
     }
     if (one.best_loss !== null) card("lowest validation loss", number(one.best_loss), `nats per token, at step ${number(one.best_step)}`);
     const rows = Object.entries(told.rows);

@@ -4,7 +4,7 @@ import { get } from "/web/api.js";
 import { CompareView } from "/web/compare.js";
 import { byId, h, put, say, trouble } from "/web/dom.js";
 import { RunView } from "/web/run_view.js";
-import { age, bytes, number } from "/web/words.js";
+import { age, bytes, number, rounded } from "/web/words.js";
 
 const EVERY = 5000; // milliseconds between looks at the list
 const MARK = { done: "good", running: "warn", failed: "bad", unreadable: "bad", stale: "bad", stopped: "warn" };
@@ -77,11 +77,11 @@ function makeList(told) {
   page.lead = h("p", { class: "lead" });
   page.table = h("tbody", {});
   const heads = ["Compare", "Run", "State", "Step", "Last sign", "Validation loss", "Base → tuned", "Size"];
-  page.whole = h("div", { class: "scroll" }, h("table", { class: "list text stacked" },
+  const table = h("div", { class: "scroll" }, h("table", { class: "list text stacked" },
     h("thead", {}, h("tr", {}, heads.map(name => h("th", { scope: "col" }, name)))), page.table));
   page.button = h("button", { type: "button", disabled: true, onclick: compareChosen }, "Compare");
   page.hint = h("span", { class: "note" });
-  page.whole.append(h("div", { class: "buttons" }, page.button, page.hint));
+  page.whole = h("div", {}, table, h("div", { class: "buttons chosen" }, page.button, page.hint));
   page.empty = h("div", {}, h("p", { class: "calm" }, `There is no run in ${told.runs_dir} yet.`),
     h("p", {}, "One command makes the first: it trains the embedded model on generated reports, in minutes and without a GPU."),
     h("div", { class: "next" }, h("code", {}, "tunesmith run recipes/quickstart.yaml")));
@@ -113,7 +113,7 @@ export function mark(state) {
 
 function headline(found) {
   if (!found) return "–";
-  return [`${number(Number(found.base.toFixed(3)))} → ${number(Number(found.tuned.toFixed(3)))} `, h("span", { class: "note" }, found.metric)];
+  return [`${rounded(found.base)} → ${rounded(found.tuned)} `, h("span", { class: "note" }, found.metric)];
 }
 
 function choose(name, on) {

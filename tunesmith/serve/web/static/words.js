@@ -35,6 +35,11 @@ export function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/** A headline's figure, three decimals at most; a task of one's own can give one that is no number. */
+export function rounded(value) {
+  return value === null || value === undefined ? "–" : number(Number(value.toFixed(3)));
+}
+
 export function signed(value) {
   return sign(value, number);
 }
