@@ -1,6 +1,6 @@
 """lm-eval against our server, unchanged: local-completions (likelihoods, answers) and local-chat-completions.
 
-`make test-system` makes an environment of its own for it, as it brings `datasets` and pins of its own, and names its program:
+It brings `datasets` and pins of its own, so `make test-system` makes an environment for it, and names its program:
 
     TUNESMITH_LM_EVAL=.venv/lm-eval/bin/lm_eval python -m pytest -m system tests/test_lm_eval.py
 """
