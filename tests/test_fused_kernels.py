@@ -116,7 +116,10 @@ def test_norm_again_alone(triton_set: Kernels) -> None:
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 def test_swiglu(triton_set: Kernels, kind: torch.dtype) -> None:
     pairs = both(
-        triton_set, "swiglu", lambda: [draw(5, 192, kind=kind, tail=8), draw(5, 96, kind=kind, tail=4)], [1]
+        triton_set,
+        "swiglu",
+        lambda: [*draw(5, 192, kind=kind, tail=8).chunk(2, dim=1), draw(5, 96, kind=kind, tail=4)],
+        [2],
     )
     pairs += both(
         triton_set,
@@ -150,6 +153,60 @@ def test_rotate(
 
     pairs = both(triton_set, "rotate", forward, [6]) + both(triton_set, "rotate_backward", backward, [7])
     assert all(distance(*pair) < close(kind) for pair in pairs)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("heads", [32, 5, 1])
+@pytest.mark.parametrize("width", [16, 24])
+@pytest.mark.parametrize("normed", [True, False])
+def test_in_place_as_a_generator_calls_them(
+    triton_set: Kernels, kind: torch.dtype, heads: int, width: int, normed: bool
+) -> None:
+    angles = torch.rand(5, width // 2).to(DEVICE).repeat(1, 2)
+    norms = draw(heads, width, kind=kind, seed=9) if normed else None
+
+    def rotate() -> list[Any]:
+        x = draw(5, heads * width, kind=kind, tail=3)
+        return [x, angles.cos().to(kind), angles.sin().to(kind), norms, 1e-5, heads, x]
+
+    def norm() -> list[Any]:
+        x = draw(5, heads * width, kind=kind)
+        delta, out = (draw(5, heads * width, kind=kind, seed=n) for n in (1, 2))
+        return [x, delta, draw(heads * width, kind=kind, seed=3), 1e-5, x, out]
+
+    def swiglu() -> list[Any]:
+        gate, up = (draw(5, heads * width, kind=kind, tail=n, seed=n) for n in (0, 3))
+        return [gate, up, gate]
+
+    pairs = both(triton_set, "rotate", rotate, [0]) + both(triton_set, "norm", norm, [0, 5])
+    pairs += both(triton_set, "swiglu", swiglu, [0])
+    assert all(distance(*pair) < close(kind) for pair in pairs)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("heads", [1, 3, 8])
+@pytest.mark.parametrize("width", [16, 24])
+@pytest.mark.parametrize("flat", [True, False])
+def test_slot_write(triton_set: Kernels, kind: torch.dtype, heads: int, width: int, flat: bool) -> None:
+    """Tokens of a stream in any order of slots; k and v as products leave them, or strided otherwise."""
+    slots, places = (torch.tensor(x, device=DEVICE) for x in ([2, 0, 0, 3, 2], [6, 0, 1, 3, 5]))
+
+    def write() -> list[Any]:
+        shape = (5, heads, width) if flat else (heads, 5, width)
+        k, v = (draw(*shape, kind=kind, seed=n, tail=n) for n in (0, 4))
+        k, v = (k, v) if flat else (k.transpose(0, 1), v.transpose(0, 1))
+        cached = [draw(4, heads, 7, width, kind=kind, seed=n).contiguous() for n in (5, 6)]
+        return [k, v, slots, places, *cached]
+
+    for found, told in both(triton_set, "slot_write", write, [4, 5]):
+        assert torch.equal(found, told)
+    # a place behind the cache: the next slot's memory stays as it is
+    outside = write()
+    outside[3] = places + 3
+    before = outside[4].clone()
+    triton_set.slot_write(*outside)
+    assert torch.equal(outside[4][1], before[1]) and torch.equal(outside[4][3, :, :6], before[3, :, :6])
+    assert not torch.equal(outside[4][0], before[0])
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tunesmith.model.families import unlike
 from tunesmith.recipe import Recipe
 
-KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 AMPERE, FIRST_FP8 = (8, 0), (8, 9)  # compute capabilities
 
 
@@ -20,9 +20,7 @@ def against(recipe: Recipe, kind: str, acting: str) -> str | None:
         return f"tune.method: {recipe.tune.method} trains the base's own weights"
     if not recipe.train.packing:
         return "train.packing: false asks for a padded rectangle"
-    if kind not in KINDS:
-        return f"{kind} is none of {', '.join(name.removesuffix('ForCausalLM') for name in KINDS)}"
-    return None if acting in ("silu", "swish") else f"the feed-forward acts by {acting}"
+    return unlike(kind, acting)
 
 
 def slow(capability: tuple[int, int], half: bool) -> str | None:

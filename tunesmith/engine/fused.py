@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.engine.fused_host import Away, Courier, Outer
-from tunesmith.engine.fused_layer import FusedLayer, Kept, norm_of
+from tunesmith.engine.fused_layer import FusedLayer, Kept
 from tunesmith.engine.fused_loss import loss_and_gradient, losses
 from tunesmith.engine.fused_memory import LEVELS, FusedShape, make_fused_plan
 from tunesmith.engine.fused_stream import Stream, needed
@@ -31,6 +31,7 @@ from tunesmith.errors import ModelError
 from tunesmith.kernels.chosen import kernels_for
 from tunesmith.model.attention import Packed, Padded
 from tunesmith.model.dropout import token_keys
+from tunesmith.model.families import norm_of
 from tunesmith.model.lora import adapters, decoder_layers
 from tunesmith.recipe import Recipe
 
@@ -50,7 +51,7 @@ class FusedEngine(ReferenceEngine):
         self._norm, self._eps = norm_of(self.body.norm)
         layers = list(decoder_layers(model)[1])
         self.layers = [
-            FusedLayer(layer, self._window(n), self.kernels, self._shared, self._like, n == len(layers) - 1)
+            FusedLayer(layer, self.kernels, self._shared, self._like, n == len(layers) - 1)
             for n, layer in enumerate(layers)
         ]
         self._lowest = next(n for n, layer in enumerate(self.layers) if layer.learns)
@@ -229,14 +230,6 @@ class FusedEngine(ReferenceEngine):
         for layer in self.layers:
             for projection in layer.projections:
                 projection.refresh()
-
-    def _window(self, layer: int) -> int | None:
-        config = self.model.config
-        kinds = getattr(config, "layer_types", None)
-        if kinds is not None and kinds[layer] != "sliding_attention":
-            return None
-        window = getattr(config, "sliding_window", None)
-        return None if window is None else int(window)
 
     def _require_equal_layers(self) -> None:
         """On a few tokens, transformers' own layers must give the same hidden states, and autograd equal gradients."""

@@ -11,14 +11,10 @@ from transformers import PreTrainedModel
 from tunesmith.engine.fits import against, no_fp8, slow
 from tunesmith.engine.fused_fp8 import SIZES
 from tunesmith.kernels.chosen import has_triton
+from tunesmith.model.families import LINEARS
 from tunesmith.model.lora import LoraLinear, adapters, decoder_layers, linears
 from tunesmith.model.weights import FrozenLinear
 from tunesmith.recipe import Recipe
-
-_LINEARS = {
-    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
 
 
 def why_not(recipe: Recipe, model: PreTrainedModel) -> str | None:
@@ -59,7 +55,7 @@ def why_slow(model: PreTrainedModel) -> str | None:
 
 def _of_layers(layers: nn.ModuleList) -> str | None:
     for number, layer in enumerate(layers):
-        for holder, names in _LINEARS.items():
+        for holder, names in LINEARS.items():
             parent = getattr(layer, holder, None)
             for name in names:
                 linear = getattr(parent, name, None)

@@ -26,6 +26,7 @@ from tunesmith.engine.fused_stream import Stream
 from tunesmith.engine.fused_weights import Projection, Shared
 from tunesmith.kernels.kernel_set import Kernels
 from tunesmith.kernels.plain import by_heads
+from tunesmith.model.families import head_norms, norm_of, window_of
 
 
 @dataclass
@@ -45,11 +46,9 @@ class Kept:
 class FusedLayer:
     """Over the modules of a transformers layer, whose weights it shares. `last`: later layers need no more tokens."""
 
-    def __init__(
-        self, layer: nn.Module, window: int | None, kernels: Kernels, shared: Shared, like: Tensor, last: bool
-    ) -> None:
+    def __init__(self, layer: nn.Module, kernels: Kernels, shared: Shared, like: Tensor, last: bool) -> None:
         attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
-        self.kernels, self.window, self.last = kernels, window, last
+        self.kernels, self.window, self.last = kernels, window_of(attention), last
 
         def projection(holder: nn.Module, *names: str) -> Projection:
             return Projection(holder, names, kernels, shared, like)
@@ -99,7 +98,7 @@ class FusedLayer:
         z_gate_up = _apart(z_gate_up, keeps)
         del normed2
         product = self.down.input(len(x2))
-        self.kernels.swiglu(gate_up, product[:, : self.down.K])
+        self.kernels.swiglu(*gate_up.chunk(2, dim=1), product[:, : self.down.K])
         if level in ("none", "qkv"):
             kept.gate_up = gate_up
         del gate_up
@@ -233,17 +232,10 @@ class FusedLayer:
         return x.index_select(0, stream.needed_n) if self.last and stream.needed_n is not None else x
 
     def _head_norms(self, attention: nn.Module) -> tuple[Tensor | None, float]:
-        if not hasattr(attention, "q_norm"):
+        if (norms := head_norms(attention)) is None:
             return None, 0.0
-        (queries, eps), (keys, _) = (norm_of(attention.get_submodule(name)) for name in ("q_norm", "k_norm"))
+        queries, keys, eps = norms
         return torch.cat([queries.expand(self.heads, -1), keys.expand(self.key_heads, -1)]).contiguous(), eps
-
-
-def norm_of(module: nn.Module) -> tuple[Tensor, float]:
-    """Weight and epsilon of an RMSNorm."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach(), float(module.variance_epsilon)  # type: ignore[arg-type]
 
 
 def _apart(z: Tensor | None, keeps: bool) -> Tensor | None:

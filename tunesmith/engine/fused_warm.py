@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from tunesmith import console
 from tunesmith.base import Base
-from tunesmith.engine.fits import KINDS
 from tunesmith.engine.fused import FusedEngine
 from tunesmith.engine.fused_fits import why_not, why_slow
 from tunesmith.engine.protocol import pack_sequences
+from tunesmith.model.families import KINDS
 from tunesmith.model.load import noise_model
 from tunesmith.model.lora import add_lora
 from tunesmith.recipe import Recipe

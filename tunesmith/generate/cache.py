@@ -44,6 +44,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self._write = kernels_for(device).slot_write
         self.prefix: list[tuple[Tensor, Tensor]] = []  # of each layer, keys and values [1, K, P, D]
         shape = (slots, key_heads, max_length, head_dim)
         try:
@@ -58,8 +59,8 @@ class SlotCache:
 
     def write(self, layer: int, slots_T: Tensor, positions_T: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         """Token t of the stream goes to its slot, at its position."""
-        self.keys[layer][slots_T, :, positions_T] = k_BKTD[0].transpose(0, 1)
-        self.values[layer][slots_T, :, positions_T] = v_BKTD[0].transpose(0, 1)
+        k_TKD, v_TKD = k_BKTD[0].transpose(0, 1), v_BKTD[0].transpose(0, 1)
+        self._write(k_TKD, v_TKD, slots_T, positions_T, self.keys[layer], self.values[layer])
 
     def keep_prefix(self, length: int) -> None:
         """The first `length` tokens of slot 0 are those that all prompts begin with."""
@@ -172,8 +173,7 @@ class Decode:
         self, layer: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
     ) -> Tensor:
         count, key_heads, head_dim = q_BHTD.shape[2], k_BKTD.shape[1], q_BHTD.shape[3]
-        slots = torch.arange(count, device=q_BHTD.device)
-        self.cache.write(layer, slots, self.positions_N, k_BKTD, v_BKTD)
+        self.cache.write(layer, self._slots_N, self.positions_N, k_BKTD, v_BKTD)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         kernel = decode_kernel(q_BHTD.device, q_BHTD.shape[1] // key_heads)
         if kernel is not None:
@@ -189,6 +189,10 @@ class Decode:
             for begin, end, longest in self._groups(count)
         ]  # fmt: skip
         return torch.cat(parts).reshape(1, count, -1, head_dim)
+
+    @cached_property
+    def _slots_N(self) -> Tensor:
+        return torch.arange(len(self.positions_N), device=self.positions_N.device)
 
     def _groups(self, count: int) -> Iterator[tuple[int, int, int]]:
         """Neighbouring slots, and how far the longest of them reads."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.generate.cache import Decode, SlotCache, decode_kernel
+from tunesmith.generate.lean import forward_of
 from tunesmith.generate.protocol import Decoding, Guide
 from tunesmith.generate.replay import Graphs
 from tunesmith.generate.sampling import choose
@@ -30,6 +31,7 @@ class SlotState:
 
     def __init__(self, model: PreTrainedModel, slots: int, length: int) -> None:
         self.model, self.slots, self.length = model, slots, length
+        self.forward = forward_of(model)
         device = self.device = model.device
         key_heads, head_dim = head_shape(model.config)
         layers = int(model.config.num_hidden_layers)
@@ -58,14 +60,7 @@ class SlotState:
         self, ids_T: Tensor, positions_T: Tensor, attention: Attention, wanted: Tensor | None
     ) -> Tensor:
         """[N, V] at the wanted places of the stream (all: None); nothing else goes through the output layer."""
-        logits: Tensor = self.model(
-            input_ids=ids_T[None],
-            position_ids=positions_T[None],
-            use_cache=False,
-            attention=attention,
-            logits_to_keep=0 if wanted is None else wanted,
-        ).logits
-        return logits[0]
+        return self.forward(ids_T, positions_T, attention, wanted)
 
     def next_logits(self, count: int, lengths: Sequence[int]) -> Tensor:
         """[count, V] behind the last token of slots 0 to count - 1.

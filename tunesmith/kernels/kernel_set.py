@@ -38,5 +38,6 @@ class Kernels:
     lora_up: Callable[..., None]
     lora_outer: Callable[..., Tensor]
     quantise_rows: Callable[..., tuple[Tensor, Tensor]]
+    slot_write: Callable[..., None]
     nf4_image: Callable[..., None] | None = None
     decode_attention: Callable[..., Tensor] | None = None

@@ -10,6 +10,7 @@ from tunesmith.kernels.lora import lora_down, lora_outer, lora_up
 from tunesmith.kernels.nf4 import nf4_image
 from tunesmith.kernels.norm import norm, norm_backward
 from tunesmith.kernels.rotary import rotate, rotate_backward
+from tunesmith.kernels.slot_write import slot_write
 from tunesmith.kernels.swiglu import swiglu, swiglu_backward
 
 TRITON = Kernels(
@@ -24,6 +25,7 @@ TRITON = Kernels(
     lora_up=lora_up,
     lora_outer=lora_outer,
     quantise_rows=quantise_rows,
+    slot_write=slot_write,
     nf4_image=nf4_image,
     decode_attention=decode_attention,
 )

@@ -60,10 +60,9 @@ def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return wide * rstd, rstd
 
 
-def swiglu(gate_up_TF: Tensor, out_TF: Tensor) -> None:
-    """out = silu(gate) · up; gate_up [T, 2F] holds gate, then up."""
-    gate, up = gate_up_TF.chunk(2, dim=-1)
-    torch.mul(silu(gate), up, out=out_TF)
+def swiglu(gate_TF: Tensor, up_TF: Tensor, out_TF: Tensor) -> None:
+    """out = silu(gate) · up; out may be gate itself."""
+    torch.mul(silu(gate_TF), up_TF, out=out_TF)
 
 
 def swiglu_backward(gate_up_TF: Tensor, d_TF: Tensor) -> None:
@@ -136,6 +135,19 @@ def _quarter_turn(x: Tensor) -> Tensor:
     return torch.cat([-second, first], dim=-1)
 
 
+def slot_write(
+    k_TKD: Tensor,
+    v_TKD: Tensor,
+    slots_T: Tensor,
+    positions_T: Tensor,
+    keys_SKLD: Tensor,
+    values_SKLD: Tensor,
+) -> None:
+    """keys[slots[t], :, positions[t]] = k[t], values likewise: where each of T new tokens stands in a static cache."""
+    keys_SKLD[slots_T, :, positions_T] = k_TKD
+    values_SKLD[slots_T, :, positions_T] = v_TKD
+
+
 def cross_entropy(logits_nV: Tensor, targets_n: Tensor, scale: float) -> Tensor:
     """Losses_n in nats (fp32 or wider); in place, logits become scale × the gradient of their sum."""
     wide = torch.promote_types(logits_nV.dtype, torch.float32)
@@ -197,4 +209,5 @@ PLAIN = Kernels(
     lora_up=lora_up,
     lora_outer=lora_outer,
     quantise_rows=quantise_rows,
+    slot_write=slot_write,
 )

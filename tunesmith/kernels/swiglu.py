@@ -13,12 +13,14 @@ _BLOCK = 2048
 
 
 @triton.jit
-def _swiglu(gate_up, out, width, in_row, out_row, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # triton's own types
+def _swiglu(  # type: ignore[no-untyped-def]  # triton's own types
+    gates, ups, out, width, gate_row, up_row, out_row, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
-    gate = tl.load(gate_up + row * in_row + at, mask=inside, other=0.0)
-    up = tl.load(gate_up + row * in_row + width + at, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gates + row * gate_row + at, mask=inside, other=0.0)
+    up = tl.load(ups + row * up_row + at, mask=inside, other=0.0).to(tl.float32)
     wide = gate.to(tl.float32)
     tl.store(out + row * out_row + at, (wide * tl.sigmoid(wide) * up).to(gate.dtype), mask=inside)
 
@@ -41,12 +43,13 @@ def _swiglu_backward(gate_up, d, width, in_row, d_row, BLOCK: tl.constexpr):  # 
     tl.store(ds, (acted * up).to(kind), mask=inside)
 
 
-def swiglu(gate_up_TF: Tensor, out_TF: Tensor) -> None:
+def swiglu(gate_TF: Tensor, up_TF: Tensor, out_TF: Tensor) -> None:
     """See `plain.swiglu`."""
     rows, width = out_TF.shape
     _swiglu[(rows, triton.cdiv(width, _BLOCK))](
-        gate_up_TF, out_TF, width, gate_up_TF.stride(0), out_TF.stride(0), BLOCK=_BLOCK, num_warps=8
-    )
+        gate_TF, up_TF, out_TF, width, gate_TF.stride(0), up_TF.stride(0), out_TF.stride(0),
+        BLOCK=_BLOCK, num_warps=8,
+    )  # fmt: skip
 
 
 def swiglu_backward(gate_up_TF: Tensor, d_TF: Tensor) -> None:
