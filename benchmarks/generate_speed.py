@@ -2,6 +2,7 @@
 
     python benchmarks/generate_speed.py cpu [--rows 512] [--rounds 2]
     python benchmarks/generate_speed.py gpu --base DIR [--rows 512] [--rounds 2]     # DIR: train_gpu.py make
+    python benchmarks/generate_speed.py gpu --shape llama-3.1-8b --plain-layers --only-ours              # no files
 
 512 prompts, 64 new tokens each; nothing ends an answer earlier, so that all ways write equally many.
 cpu: the starter in fp32 on its own reports; greedy answers have to be equal. gpu: a base of true shape with random
@@ -9,7 +10,8 @@ weights in bf16 on prompts of log-normal length; there near ties fall either way
 compared with that of `generate` at its best batch size.
 
 Ways: `arrival 16`: generate in the order of the rows, 16 at a time; `sorted N`: generate, longest rows first, N at a
-time (the best N is what counts); `ours`: SlotGenerator as evaluate calls it.
+time (the best N is what counts); `ours`: SlotGenerator as evaluate calls it; `plain layers` (--plain-layers): the same
+without the lean pass.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_inputs import shape_config
+from step_speed import layers_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.generate.protocol import Decoding
@@ -41,6 +45,9 @@ def main() -> None:
     )
     parser.add_argument("device", choices=("cpu", "gpu"))
     parser.add_argument("--base", type=Path, help="folder of a model, gpu")
+    parser.add_argument("--shape", help="random weights of this shape instead of a folder, gpu")
+    parser.add_argument("--plain-layers", action="store_true", help="ours also without the lean pass")
+    parser.add_argument("--only-ours", action="store_true", help="without transformers' generate")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="*", default=(64, 128, 256, 512))
@@ -52,6 +59,12 @@ def main() -> None:
     model, prompts = (_starter if chosen.device == "cpu" else _shape)(chosen)
     batches = [size for size in chosen.batches if size <= chosen.rows] or [chosen.rows]
     ways: dict[str, Callable[[], Answers]] = {"ours": lambda: ours(model, prompts, slots)}
+    if chosen.plain_layers:
+        ways["plain layers"] = lambda: plain(model, prompts, slots)
+    if chosen.only_ours:
+        seconds, _ = measure(ways, chosen.rounds, model)
+        print(json.dumps({"device": _device(), "rows": len(prompts), "slots": slots, "seconds": seconds}))
+        return
     ways["arrival 16"] = lambda: theirs(model, prompts, range(len(prompts)), 16)
     by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     for size in batches:
@@ -85,7 +98,8 @@ def measure(
     answers: dict[str, Answers] = {}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            if (turn == 0 and name != "ours") or (turn > 1 and name == "arrival 16"):  # slow: once is enough
+            is_own = name in ("ours", "plain layers")
+            if (turn == 0 and not is_own) or (turn > 1 and name == "arrival 16"):  # slow: once is enough
                 continue
             begin = time.perf_counter()
             answers[name] = way()
@@ -113,6 +127,12 @@ def ours(model: PreTrainedModel, prompts: Sequence[list[int]], slots: Any) -> An
     for one in SlotGenerator(model, slots=slots).generate(prompts, Decoding(max_tokens=NEW), frozenset()):
         made[one.index] = one.ids
     return made
+
+
+def plain(model: PreTrainedModel, prompts: Sequence[list[int]], slots: Any) -> Answers:
+    """The same by transformers' own layers."""
+    with layers_of("transformers"):
+        return ours(model, prompts, slots)
 
 
 @torch.no_grad()
@@ -170,9 +190,16 @@ def _starter(chosen: argparse.Namespace) -> tuple[PreTrainedModel, list[list[int
 
 
 def _shape(chosen: argparse.Namespace) -> tuple[PreTrainedModel, list[list[int]]]:
-    model = AutoModelForCausalLM.from_pretrained(
-        chosen.base, dtype=torch.bfloat16, attn_implementation=register(), device_map={"": 0}
-    )
+    if chosen.shape:
+        torch.manual_seed(0)
+        with torch.device("cuda"):
+            model = AutoModelForCausalLM.from_config(
+                shape_config(chosen.shape), dtype=torch.bfloat16, attn_implementation=register()
+            )
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            chosen.base, dtype=torch.bfloat16, attn_implementation=register(), device_map={"": 0}
+        )
     random = np.random.Generator(np.random.PCG64(5))
     lengths = np.clip(random.lognormal(np.log(chosen.median), 0.45, chosen.rows), 20, 1024).astype(int)
     return model.eval(), [random.integers(4, model.config.vocab_size, n).tolist() for n in lengths]

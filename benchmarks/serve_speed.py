@@ -1,7 +1,7 @@
 """Serving: concurrent clients against one-at-a-time `generate`, and the HTTP server against the engine alone.
 
     python benchmarks/serve_speed.py [--base starter|DIR] [--clients 16] [--requests 6] [--out FILE]       # CPU
-    python benchmarks/serve_speed.py --shape llama-3.1-8b [--out FILE]                                  # one GPU
+    python benchmarks/serve_speed.py --shape llama-3.1-8b [--plain-layers] [--out FILE]                 # one GPU
 
 Each of the clients asks again as soon as its answer has ended. Answers have 64 tokens.
 
@@ -10,7 +10,7 @@ Each of the clients asks again as soon as its answer has ended. Answers have 64 
 over HTTP, /v1/completions, streamed, by the real server (uvicorn, guards and all) in this process and the clients in
 another; `engine with stops` is what it is compared with, because over HTTP the Contract's stop ids end an answer. On a
 CPU the model is fp32 and all answers have to be equal. --shape: random weights in bf16, prompts of log-normal length
-(median 190).
+(median 190). --plain-layers: `engine, plain layers` is the engine without the lean pass, beside it in every round.
 
 A JSON line for each measurement, then the ratios: `speed-up` (engine over one at a time, tokens/s) and `overhead`
 (server over engine with stops, seconds per token; 0.05 is 5 %).
@@ -54,6 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, in turn")
     parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--plain-layers", action="store_true", help="also without the lean pass")
     parser.add_argument("--without-server", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON lines are added")
     chosen = parser.parse_args()
@@ -61,6 +62,9 @@ def main() -> None:
     requests = [prompts[n :: chosen.clients] for n in range(chosen.clients)]
     on_card = model.device.type == "cuda"
     count = chosen.alone or (min(12, len(prompts)) if on_card else len(prompts))
+    from step_speed import layers_of
+
+    from tunesmith.generate.lean import why_not_lean
     from tunesmith.generate.live.engine import LiveSlots
     from tunesmith.model.attention import ATTENTION
 
@@ -76,6 +80,7 @@ def main() -> None:
     found: dict[str, list[Figures]] = {
         "engine": [],
         "engine with stops": [],
+        "engine, plain layers": [],
         "one at a time": [],
         "server": [],
     }
@@ -94,6 +99,12 @@ def main() -> None:
         told("engine with stops", Driver(live, requests, contract.stop_ids).run())
         live.close()
         answers["engine"] = driver.answers
+        if chosen.plain_layers:
+            with layers_of("transformers"):
+                live = LiveSlots(model, contract, slots=chosen.clients, context=chosen.context)
+            Driver(live, requests, frozenset()).run()
+            told("engine, plain layers", Driver(live, requests, frozenset()).run())
+            live.close()
         if not turn or not on_card:
             figures, answers["one at a time"] = one_at_a_time(model, prompts[:count])
             told("one at a time", figures)
@@ -103,6 +114,9 @@ def main() -> None:
         ratio=_median(found["engine"], _rate) / _median(found["one at a time"], _rate),
         rounds=each,
     )
+    if plain := found["engine, plain layers"]:
+        say("lean pass", ratio=_median(found["engine"], _rate) / _median(plain, _rate), not_lean=why_not_lean(model),
+            turn_ms=[1000 * chosen.clients / _median(one, _rate) for one in (found["engine"], plain)])  # fmt: skip
     # clients take prompts in turn, so that a request's ticket is its prompt's number
     differ = [n for n in range(count) if answers["engine"][n] != answers["one at a time"][n]]
     say("equal answers", share=1 - len(differ) / count)

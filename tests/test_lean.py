@@ -60,20 +60,24 @@ def model_of(case: str, **more: Any) -> PreTrainedModel:
     return tiny(kind, attention=register(), **(config | more))
 
 
-@torch.no_grad()
 def apart(model: PreTrainedModel, found: LeanForward | None = None) -> float:
+    """The largest difference of logits by the plain kernels."""
+    return apart_on(model, found or LeanForward(model, PLAIN))
+
+
+@torch.no_grad()
+def apart_on(model: PreTrainedModel, found: LeanForward) -> float:
     """The largest difference of logits, of all tokens of three documents and of the last tokens alone."""
     torch.manual_seed(1)
-    lengths = [11, 1, 20]
-    ids = torch.randint(3, 96, (sum(lengths),))
-    ends = torch.tensor(lengths).cumsum(0)
-    places = torch.cat([torch.arange(n) for n in lengths])
-    attention = Packed(torch.cat([torch.zeros(1), ends]).int(), max(lengths))
-    pass_ = found or LeanForward(model, PLAIN)
+    lengths, device = [11, 1, 20], model.device
+    ids = torch.randint(3, 96, (sum(lengths),)).to(device)
+    ends = torch.tensor(lengths, device=device).cumsum(0)
+    places = torch.cat([torch.arange(n, device=device) for n in lengths])
+    attention = Packed(torch.cat([ends.new_zeros(1), ends]).int(), max(lengths))
     most = 0.0
     for wanted in (None, ends - 1):
         told = their_forward(model)(ids, places, attention, wanted)
-        own = pass_(ids, places, attention, wanted)
+        own = found(ids, places, attention, wanted)
         assert own.shape == told.shape and bool(told.std() > 0.3)
         most = max(most, float((own - told).abs().max()))
     return most
