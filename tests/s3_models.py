@@ -1,4 +1,4 @@
-"""Models in S3 for tests: moto's server, a bucket, a model's folder, and a slow proxy in front of the server."""
+"""S3 for tests: moto's server, a bucket, a model's folder, and a slow proxy in front of the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def aws(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A client with a bucket of its own; the cache lies in tmp_path/cache."""
+    """A client with a bucket of its own, and an environment in which tunesmith finds the server: nothing of this
+    machine's own AWS files, the cache in tmp_path/cache."""
     import boto3
 
     for name, value in {

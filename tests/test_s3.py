@@ -1,18 +1,20 @@
 """Runs in S3, asked over HTTP of moto's server: more keys than a page, a run still growing, every way to be refused."""
 
+# ruff: noqa: F401, F811  (fixtures)
+
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from s3_models import aws, server, upload
 from test_runs import make_run
 
 from tunesmith.cli import main
@@ -21,41 +23,13 @@ from tunesmith.run import Run
 from tunesmith.store.s3 import S3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # `.env` is read and files are written where one stands
 
 
-@pytest.fixture
-def aws(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A client, and an environment in which tunesmith finds the server; nothing of this machine's own AWS files."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    client = boto3.client("s3")
-    bucket = f"b-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]}"
-    client.create_bucket(Bucket=bucket)
-    client.bucket = bucket
-    return client
-
-
-def upload(aws: Any, run: Run, prefix: str) -> None:
-    for path in sorted(run.path.rglob("*")):
-        if path.is_file():
-            key = f"{prefix}/{run.name}/{path.relative_to(run.path)}"
-            aws.put_object(Bucket=aws.bucket, Key=key, Body=path.read_bytes())
+def upload_run(aws: Any, run: Run, prefix: str) -> None:
+    upload(aws, run.path, f"{prefix}/{run.name}")
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -69,9 +43,9 @@ def test_runs_beyond_the_first_page(aws: Any, tmp_path: Path, capsys: pytest.Cap
     from moto.s3.models import s3_backends
 
     first = make_run(tmp_path / "made", "a", phase="train done", step=9, steps=9, age=500)
-    upload(aws, first, "team/runs")
+    upload_run(aws, first, "team/runs")
     last = make_run(tmp_path / "made", "z", phase="train", step=3, steps=9, age=5)
-    upload(aws, last, "team/runs")
+    upload_run(aws, last, "team/runs")
     objects = s3_backends[DEFAULT_ACCOUNT_ID][
         "aws"
     ]  # the server's own store: 1,100 requests would take ten seconds
@@ -122,7 +96,7 @@ def test_everything_but_the_small_files_stays_there(
     (run.path / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     (run.path / "predictions").mkdir()
     (run.path / "predictions" / "tuned.jsonl").write_text("{}\n")
-    upload(aws, run, "runs")
+    upload_run(aws, run, "runs")
     asked: list[str] = []
     real = S3.get
     monkeypatch.setattr(S3, "get", lambda self, name, to: (asked.append(name), real(self, name, to))[1])
@@ -132,7 +106,7 @@ def test_everything_but_the_small_files_stays_there(
 
 def test_one_run_here_and_one_there(aws: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "runs", "same", phase="train done", step=1)
-    upload(aws, run, "x")
+    upload_run(aws, run, "x")
     there = f"s3://{aws.bucket}/x/same"
     found = said(capsys, "plot", "same", there, "--runs-dir", str(tmp_path / "runs"), "--out", "two.png")
     assert found["runs"] == [str(run.path), there]
@@ -148,7 +122,7 @@ def test_nothing_there(aws: Any, tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(capsys, "s3://no-such-bucket-anywhere/runs", "there is no such bucket", "AWS_ENDPOINT_URL")
     refused(capsys, f"s3://{aws.bucket}/nowhere", "there is no run here")
     refused(capsys, "s3://Bad_Bucket/x", "is no S3 address")
-    upload(aws, make_run(tmp_path / "made", "right", phase="train", step=1), "runs")
+    upload_run(aws, make_run(tmp_path / "made", "right", phase="train", step=1), "runs")
     place = f"s3://{aws.bucket}/runs"
     assert main(["show", "rihgt", "--runs-dir", place]) == 2
     assert "did you mean 'right'?" in capsys.readouterr().err
