@@ -155,9 +155,9 @@ class _Layer:
         q_TN, k_TN, v_TN = self.q(normed_TH), self.k(normed_TH), self.v(normed_TH)
         self._rotate(q_TN, self.q_norms, cos_TD, sin_TD)
         self._rotate(k_TN, self.k_norms, cos_TD, sin_TD)
-        heads = (x.view(len(x), -1, self.width).transpose(0, 1)[None] for x in (q_TN, k_TN, v_TN))
+        q, k, v = (x.view(len(x), -1, self.width).transpose(0, 1)[None] for x in (q_TN, k_TN, v_TN))
         attended, _ = attend(
-            self.attention, *heads, None, scaling=self.scale, sliding_window=self.window, attention=attention
+            self.attention, q, k, v, None, scaling=self.scale, sliding_window=self.window, attention=attention
         )
         more_TH = self.o(attended[0].flatten(1))
         self.kernels.norm(x_TH, more_TH, self.second, self.second_eps, x_TH, normed_TH)
