@@ -200,3 +200,20 @@ def test_prepare_reads_them_and_the_adapter_goes_on(tmp_path: Path, data: dict[s
     assert (
         moved < 1e-6 < 1e-4 < learned
     )  # steps of next to nothing leave it where it was: a new one's B begins at 0
+
+
+TYPED = '{"prompt": "by hand", "completion": "yes"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "stay"), [(TYPED, 1), (TYPED + '\n{"prompt": "ha', 1), ('{"prompt": "ha', 0), ("[1]", 0)]
+)
+def test_a_row_that_somebody_typed_without_a_line_end_stays(tmp_path: Path, before: str, stay: int) -> None:
+    """Editors may leave the last line's end out; what a crash leaves of a row is no whole one."""
+    (tmp_path / FILES["train"]).write_text(before)
+    keep(tmp_path, None, judgement(1))
+    kept = (tmp_path / FILES["train"]).read_text()
+    assert counts(tmp_path)["train"] == len(lines(tmp_path)) == stay + 1
+    (tmp_path / FILES["train"]).write_text(kept + before)
+    assert take_back(tmp_path, judgement(1).id)
+    assert [row["prompt"] for row in lines(tmp_path)] == ["by hand"] * 2 * stay

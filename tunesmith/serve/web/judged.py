@@ -63,6 +63,8 @@ def keep(folder: Path, run: Run | None, judgement: Judgement) -> str:
 def take_back(folder: Path, answer: str) -> bool:
     """Forgets the judgement of an answer; whether there was one."""
     with _locked(folder):
+        for name in FILES.values():
+            _mend(folder / name)
         return sum(_take_out(folder / name, answer) for name in FILES.values()) > 0
 
 
@@ -219,15 +221,20 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Cuts off half a line: what a crash left of a judgement that nobody was told is kept."""
+    """Cuts off half a line: what a crash left of a judgement that nobody was told is kept. A whole row without a line's
+    end was typed by somebody: it gets one."""
     if not path.is_file():
         return
     with path.open("rb+") as file:
         content = file.read()
         end = content.rfind(b"\n") + 1
-        if end < len(content):
+        if end == len(content):
+            return
+        if _row(content[end:]) is None:
             file.truncate(end)
-            os.fsync(file.fileno())
+        else:
+            file.write(b"\n")
+        os.fsync(file.fileno())
 
 
 def _take_out(path: Path, answer: str, spare: bytes = b"") -> bool:
@@ -239,10 +246,16 @@ def _take_out(path: Path, answer: str, spare: bytes = b"") -> bool:
 
 
 def _id(line: bytes) -> object:
+    return (_row(line) or {}).get("id")  # None: a line that somebody wrote by hand stays as it is
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """None for what is no whole row."""
     try:
-        return json.loads(line)["id"]
-    except (ValueError, KeyError, TypeError):  # a line that somebody wrote by hand stays as it is
+        row = json.loads(line)
+    except ValueError:
         return None
+    return row if isinstance(row, dict) else None
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -32,7 +32,7 @@ export async function chat(body, signal, onText) {
       ended = true;
       break;
     }
-    const chunk = JSON.parse(data);
+    const chunk = read(data);
     if (chunk.error) throw new Refused(chunk.error.message || "the answer broke off", chunk.error);
     if (chunk.usage) told.usage = chunk.usage;
     const choice = chunk.choices?.[0];
@@ -42,8 +42,21 @@ export async function chat(body, signal, onText) {
     }
     if (choice?.finish_reason) told.finish = choice.finish_reason;
   }
-  if (!ended && !told.finish) throw new Refused("the connection ended before the answer did", { fix: "ask again" });
+  if (!ended && !told.finish) throw brokenOff();
   return told;
+}
+
+const brokenOff = () => new Refused("the connection ended before the answer did", { fix: "ask again" });
+
+/** JSON that an object stands in; a proxy's page, or half of an answer, is told as what it is. */
+function read(text) {
+  try {
+    const found = JSON.parse(text);
+    if (found !== null && typeof found === "object") return found;
+  } catch {
+    // told below
+  }
+  throw new Refused("what came can't be read as an answer of this server", { fix: "ask again; does a proxy stand in between?" });
 }
 
 /** The `data` of each server-sent event. */
@@ -52,7 +65,7 @@ async function* events(stream) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await unbroken(reader.read());
       if (done) return;
       const parts = (rest + value).split(/\r\n\r\n|\n\n/);
       rest = parts.pop();
@@ -83,7 +96,16 @@ async function sent(path, how) {
 }
 
 async function json(response) {
-  return response.json();
+  return read(await unbroken(response.text()));
+}
+
+/** A connection that breaks in the middle of an answer; browsers have words of their own for it. */
+async function unbroken(coming) {
+  try {
+    return await coming;
+  } catch (error) {
+    throw error.name === "AbortError" ? error : brokenOff();
+  }
 }
 
 async function refused(response) {
@@ -96,9 +118,10 @@ async function refused(response) {
   } catch {
     // no JSON: the status has to say it
   }
-  const after = response.headers.get("retry-after");
-  const fix = told.fix ?? (after ? `try again in ${after} s` : "");
   const message = typeof told === "string" ? told : told.message;
+  const after = response.headers.get("retry-after") ?? ""; // seconds; a proxy may name a date
+  const again = /^\d+$/.test(after) && !message?.includes("try again in") ? `try again in ${after} s` : "";
+  const fix = told.fix ?? again;
   return new Refused(message || `the server answered ${status}`, { where: told.where ?? told.param ?? "", fix, status });
 }
 

@@ -20,7 +20,7 @@ export class Column {
     this.pre = h("pre", { class: "answer waiting", dir: "auto", tabindex: "0", "aria-label": "Answer" });
     this.pace = h("div", { class: "pace" });
     this.trouble = h("div", {});
-    this.judge = new Judge(told => onJudged(this.model, told));
+    this.judge = new Judge((told, model) => onJudged(model, told));
     this.box = h("article", { class: `column ${number ? "second" : "first"}` },
       h("div", { class: "head" }, this.choose), this.about, this.state, this.turns, this.pre, this.trouble, this.pace,
       this.judge.box);

@@ -14,9 +14,9 @@ const PANELS = [
 ];
 
 export class Curves {
-  /** `onState`: what a look said of the run. */
-  constructor(name, onState) {
-    Object.assign(this, { name, onState, after: "", metrics: [], timing: [], gaps: [], timer: null, over: false });
+  /** `onState`: what a look said of the run. `onGone`: there is no such run any more. */
+  constructor(name, onState, onGone) {
+    Object.assign(this, { name, onState, onGone, after: "", metrics: [], timing: [], gaps: [], timer: null, over: false });
     this.loss = new Chart({ title: "Loss", about: "nats per token", big: true, log: true });
     this.gap = new Chart({ title: "Gap", about: "validation − training; growing: overfitting", zero: true });
     this.panels = PANELS.map(([key, how]) => [key, new Chart(how)]);
@@ -44,6 +44,10 @@ export class Curves {
       told = await get("/ui/curve", { name: this.name, after: this.after });
       put(this.trouble);
     } catch (error) {
+      if (error.status === 404 && !this.over) {
+        this.stop();
+        this.onGone(error);
+      }
       put(this.trouble, trouble(error, "warning"));
     }
     if (this.over) return;

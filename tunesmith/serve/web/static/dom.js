@@ -44,7 +44,7 @@ export function say(text) {
 export function trouble(error, kind = "stop") {
   const where = error.where ? h("span", { class: "fix" }, `where: ${error.where}`) : null;
   const fix = error.fix ? h("span", { class: "fix" }, `fix: ${error.fix}`) : null;
-  const login = error.status === 401 ? h("a", { href: "/login" }, "log in") : null;
+  const login = error.status === 401 ? h("a", { href: location.pathname }, "log in") : null;
   return h("div", { class: kind }, h("b", {}, error.message || String(error)), where, fix, login);
 }
 

@@ -12,6 +12,7 @@ const KEPT = {
 export class Judge {
   constructor(onKept) {
     this.onKept = onKept;
+    this.sent = Promise.resolve();
     this.good = h("button", { type: "button", class: "good", "aria-pressed": "false", onclick: () => this.vote("good") }, thumb(false), "Good");
     this.bad = h("button", { type: "button", class: "bad", "aria-pressed": "false", onclick: () => this.vote("bad") }, thumb(true), "Bad");
     this.edit = h("button", { type: "button", "aria-expanded": "false", onclick: () => this.open() }, "Correct it");
@@ -31,7 +32,7 @@ export class Judge {
   show(judged) {
     this.judged = { ...judged, id: name() };
     this.verdict = null;
-    this.corrected = null;
+    this.corrected = this.draft = null;
     put(this.told);
     this.press();
     this.box.hidden = false;
@@ -44,7 +45,7 @@ export class Judge {
 
   open() {
     if (!this.editor.hidden) return this.close(true);
-    this.text.value = this.corrected ?? this.judged.answer;
+    this.text.value = this.draft ?? this.judged.answer;
     this.editor.hidden = false;
     this.edit.setAttribute("aria-expanded", "true");
     this.text.focus();
@@ -57,22 +58,34 @@ export class Judge {
   }
 
   async correct() {
+    this.draft = this.text.value; // it stays at hand, even where Good takes its place
     if (await this.keep("bad", this.text.value)) this.close(true);
   }
 
-  /** Whether the server has it on its disk. What was typed stays where it is until then. */
-  async keep(verdict, corrected) {
-    const { id, model, prompt, answer } = this.judged;
+  /** Whether the server has it on its disk. What was typed stays where it is until then. One after another: the last
+   * word counts. */
+  keep(verdict, corrected) {
+    const judged = this.judged;
+    this.sent = this.sent.then(() => this.send(judged, verdict, corrected));
+    return this.sent;
+  }
+
+  async send(judged, verdict, corrected) {
+    const { id, model, prompt, answer } = judged;
     try {
       const told = await post("/ui/feedback", { id, model, prompt, answer, verdict, corrected });
+      if (judged !== this.judged) { // another answer stands here by now
+        this.onKept(told, model);
+        return false;
+      }
       this.verdict = verdict === "none" ? null : verdict;
-      this.corrected = corrected;
+      this.corrected = told.kept === "bad" ? null : corrected; // what is as it was is no correction
       this.press();
       put(this.told, told.kept ? KEPT[told.kept] : "Taken back.");
-      this.onKept(told);
+      this.onKept(told, model);
       return true;
     } catch (error) {
-      put(this.told, trouble(error));
+      if (judged === this.judged) put(this.told, trouble(error));
       say("The judgement was not kept.");
       return false;
     }

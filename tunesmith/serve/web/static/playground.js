@@ -145,7 +145,8 @@ async function ask(follow) {
   if (follow) picker.leave();
   say("Asked. The answers are being written.");
   const given = settings();
-  const all = page.columns.filter(column => column.model).map(column => {
+  // a column that has not answered has nothing to go on from
+  const all = page.columns.filter(column => column.model && (!follow || column.answered)).map(column => {
     const history = follow ? column.said : [...before, ...page.earlier];
     return column.ask([...history, { role: "user", content: question }], given, asking.stop.signal);
   });

@@ -20,14 +20,14 @@ export class RunView {
     this.top = h("div", {}, h("p", { class: "note" }, "Loading …"));
     this.rest = h("div", {});
     this.lead = h("p", { class: "lead" });
-    this.curves = new Curves(name, told => this.moved(told));
+    this.curves = new Curves(name, told => this.moved(told), error => this.missing(error));
+    this.training = h("div", {}, h("h2", {}, "Training"), this.curves.box);
     this.box = h("div", {}, h("p", { class: "links" }, h("a", { href: "#" }, "← All runs")), h("h1", {}, name), this.lead, this.top,
-      h("h2", {}, "Training"), this.curves.box, this.rest);
+      this.training, this.rest);
   }
 
   async open() {
     if (await this.fetch()) await this.curves.look();
-    else this.curves.box.hidden = true;
   }
 
   close() {
@@ -51,10 +51,18 @@ export class RunView {
       if (!this.over) this.draw(told);
       return true;
     } catch (error) {
-      put(this.top, trouble(error));
-      put(this.rest);
+      this.missing(error);
       return false;
     }
+  }
+
+  /** Nothing can be said of the run: what stood here is no longer so. */
+  missing(error) {
+    put(this.top, trouble(error));
+    put(this.rest);
+    this.training.hidden = true;
+    [this.state, this.phase] = ["", ""]; // the next look that succeeds asks anew
+    say(error.message);
   }
 
   draw(told) {
@@ -62,6 +70,7 @@ export class RunView {
     put(this.lead, one.address);
     put(this.top, this.head(told), this.cards(told), this.links(told), command(told.next));
     put(this.rest, this.proofs(told), this.recipe(told), this.log());
+    this.training.hidden = false;
     [this.state, this.phase] = [one.state, one.phase];
   }
 

@@ -36,6 +36,7 @@ function show() {
   }
   document.title = "Runs · tunesmith";
   page.table = null;
+  put(byId("view"), h("h1", {}, "Runs")); // what was shown goes, even where the list can't be had
   list();
 }
 
