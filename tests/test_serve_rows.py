@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from half_bucket import bucket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running_server import CHAT, Running, failed, request_bytes, running, until_closed
@@ -170,9 +169,11 @@ def test_row_43_large_deep_and_slow(server: Running) -> None:
         return time.monotonic() - begin
 
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
-    # from connecting on: headers that never end, the same behind an answered request, a body that never ends
-    with ThreadPoolExecutor(3) as pool:
+    # from connecting on: headers that never end, the same behind an answered request, a body that never ends, and one
+    # that is refused unread
+    with ThreadPoolExecutor(4) as pool:
         ways = [head + b"X: ", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /h", head + b"\r\n"]
+        ways.append(ways[-1].replace(b"localhost", b"evil.example"))
         for way, seconds in zip(ways, pool.map(drips, ways), strict=True):
             assert 1 < seconds < 10, (way, seconds)
     socks = [server.connect() for _ in range(80)]  # more than it keeps open
@@ -359,66 +360,3 @@ def test_row_52_a_model_half_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert second.get("/ready").json()["ready"]
             answer = second.chat(model="base", max_tokens=5, temperature=0)
             assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] >= 1
-
-
-def bucket(folder: Path, half: threading.Event, go_on: threading.Event) -> Any:
-    """A bucket `models` with the folder's files under base/; the largest stops in its middle until it may go on."""
-    import contextlib
-
-    largest = max(folder.iterdir(), key=lambda path: path.stat().st_size).name
-
-    @contextlib.contextmanager
-    def serving() -> Iterator[str]:
-        from moto.server import ThreadedMotoServer
-
-        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        moto.start()
-        host, port = moto.get_host_and_port()
-        inner = f"http://{host}:{port}"
-
-        class Through(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-                answer = httpx.get(inner + self.path, headers=kept)
-                self.send_response(answer.status_code)
-                for name, value in answer.headers.items():
-                    if name.lower() not in ("connection", "transfer-encoding", "server", "date"):
-                        self.send_header(name, value)
-                self.send_header("Connection", "close")
-                self.end_headers()
-                body, middle = answer.content, len(answer.content) // 2
-                if largest in self.path and not go_on.is_set() and len(body) > 10_000:
-                    self.wfile.write(body[:middle])
-                    self.wfile.flush()
-                    half.set()
-                    go_on.wait(120)
-                    return  # the client is dead by now
-                with contextlib.suppress(OSError):
-                    self.wfile.write(body)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *said: object) -> None:
-                pass
-
-        import boto3
-
-        client = boto3.client(
-            "s3",
-            endpoint_url=inner,
-            aws_access_key_id="k",
-            aws_secret_access_key="s",
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket="models")
-        for path in folder.iterdir():
-            client.upload_file(str(path), "models", f"base/{path.name}")
-        with ThreadingHTTPServer(("127.0.0.1", 0), Through) as through:
-            through.daemon_threads = True
-            threading.Thread(target=through.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{through.server_address[1]}"
-            go_on.set()
-            through.shutdown()
-        moto.stop()
-
-    return serving()
