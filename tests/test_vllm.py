@@ -301,6 +301,12 @@ def test_without_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert vllm_child.find_vllm() == str(tmp_path / "vllm")
 
 
+def test_without_httpx(launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(SetupError, match=r"needs httpx[\s\S]*tunesmith\[vllm\]"):
+        launch()
+
+
 PARENT = """
 import sys, time
 from pathlib import Path

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import console
-from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.errors import ModelError, SetupError, TunesmithError
 from tunesmith.generate.protocol import LiveLoad, LiveRequest, LiveToken, TokenEvent
 from tunesmith.serve.vllm.child import BASE, TOP, VllmChild, find_vllm, serve_command
 from tunesmith.serve.vllm.wire import answer_body, events_of, prompt_body, prompt_tokens, refusal, strange
@@ -58,8 +58,12 @@ class LiveVllm:
         """Starts `vllm serve` on a Hugging Face folder and returns when it answers.
 
         adapters: name → PEFT folder. told: gets lines on how far it is. program: instead of the `vllm` that is found.
-        SetupError without vLLM; ModelError where it ends before it answers.
+        SetupError without vLLM or httpx; ModelError where it ends before it answers.
         """
+        try:
+            import httpx  # noqa: F401
+        except ImportError:
+            raise SetupError("--engine vllm needs httpx", fix="pip install 'tunesmith[vllm]'") from None
         found, folders = program or find_vllm(), dict(adapters or {})
         if BASE in folders:
             raise ModelError(f"an adapter can't be named {BASE!r} in this engine", fix="give it another name")
