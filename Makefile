@@ -94,7 +94,7 @@ $(VENV)/.triton: $(VENV)/.test
 
 test-kernels: $(VENV)/.triton
 	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_fused_kernels.py
+	  $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_fused_kernels.py tests/test_generator_kernels.py
 
 check: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check

@@ -156,60 +156,6 @@ def test_rotate(
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-@pytest.mark.parametrize("heads", [32, 5, 1])
-@pytest.mark.parametrize("width", [16, 24])
-@pytest.mark.parametrize("normed", [True, False])
-def test_in_place_as_a_generator_calls_them(
-    triton_set: Kernels, kind: torch.dtype, heads: int, width: int, normed: bool
-) -> None:
-    angles = torch.rand(5, width // 2).to(DEVICE).repeat(1, 2)
-    norms = draw(heads, width, kind=kind, seed=9) if normed else None
-
-    def rotate() -> list[Any]:
-        x = draw(5, heads * width, kind=kind, tail=3)
-        return [x, angles.cos().to(kind), angles.sin().to(kind), norms, 1e-5, heads, x]
-
-    def norm() -> list[Any]:
-        x = draw(5, heads * width, kind=kind)
-        delta, out = (draw(5, heads * width, kind=kind, seed=n) for n in (1, 2))
-        return [x, delta, draw(heads * width, kind=kind, seed=3), 1e-5, x, out]
-
-    def swiglu() -> list[Any]:
-        gate, up = (draw(5, heads * width, kind=kind, tail=n, seed=n) for n in (0, 3))
-        return [gate, up, gate]
-
-    pairs = both(triton_set, "rotate", rotate, [0]) + both(triton_set, "norm", norm, [0, 5])
-    pairs += both(triton_set, "swiglu", swiglu, [0])
-    assert all(distance(*pair) < close(kind) for pair in pairs)
-
-
-@pytest.mark.parametrize("kind", TYPES, ids=str)
-@pytest.mark.parametrize("heads", [1, 3, 8])
-@pytest.mark.parametrize("width", [16, 24])
-@pytest.mark.parametrize("flat", [True, False])
-def test_slot_write(triton_set: Kernels, kind: torch.dtype, heads: int, width: int, flat: bool) -> None:
-    """Tokens of a stream in any order of slots; k and v as products leave them, or strided otherwise."""
-    slots, places = (torch.tensor(x, device=DEVICE) for x in ([2, 0, 0, 3, 2], [6, 0, 1, 3, 5]))
-
-    def write() -> list[Any]:
-        shape = (5, heads, width) if flat else (heads, 5, width)
-        k, v = (draw(*shape, kind=kind, seed=n, tail=n) for n in (0, 4))
-        k, v = (k, v) if flat else (k.transpose(0, 1), v.transpose(0, 1))
-        cached = [draw(4, heads, 7, width, kind=kind, seed=n).contiguous() for n in (5, 6)]
-        return [k, v, slots, places, *cached]
-
-    for found, told in both(triton_set, "slot_write", write, [4, 5]):
-        assert torch.equal(found, told)
-    # a place behind the cache: the next slot's memory stays as it is
-    outside = write()
-    outside[3] = places + 3
-    before = outside[4].clone()
-    triton_set.slot_write(*outside)
-    assert torch.equal(outside[4][1], before[1]) and torch.equal(outside[4][3, :, :6], before[3, :, :6])
-    assert not torch.equal(outside[4][0], before[0])
-
-
-@pytest.mark.parametrize("kind", TYPES, ids=str)
 @pytest.mark.parametrize("vocabulary", [96, 8200])
 def test_cross_entropy(triton_set: Kernels, kind: torch.dtype, vocabulary: int) -> None:
     targets = torch.tensor([0, vocabulary - 1, 7], device=DEVICE)
@@ -343,34 +289,3 @@ def _swiglu_of_ones(gate_up_TF: Tensor, d_TF: Tensor) -> None:
     back = d_TF.clone()
     PLAIN.swiglu_backward(gate_up_TF, d_TF)
     gate_up_TF[:, : gate.shape[1]] = back * up
-
-
-@pytest.mark.parametrize("kind", TYPES, ids=str)
-@pytest.mark.parametrize("heads, width", [((4, 2), 16), ((5, 5), 24), ((8, 1), 64)])
-@pytest.mark.parametrize("splits", [None, 1, 4])
-@pytest.mark.parametrize("window", [None, 70])
-def test_decode_attention(
-    kind: torch.dtype, heads: tuple[int, int], width: int, splits: int | None, window: int | None
-) -> None:
-    """Each slot against torch's attention over its own cached tokens; what lies behind them is no number."""
-    from tunesmith.kernels.decode_attention import decode_attention
-
-    positions = torch.tensor([0, 1, 63, 64, 150, 199], device=DEVICE)
-    q = draw(6, heads[0], width, kind=kind)
-    keys, values = draw(6, heads[1], 200, width, kind=kind), draw(6, heads[1], 200, width, kind=kind, seed=1)
-    for slot, place in enumerate(positions.tolist()):
-        keys[slot, :, place + 1 :] = values[slot, :, place + 1 :] = float("nan")
-
-    def told(shift: int) -> Tensor:
-        made = []
-        for slot, place in enumerate(positions.tolist()):
-            begin = max(0, place + 1 - (window or 1000))
-            k, v = (x[slot, :, begin : place + 1 + min(shift, 0)] for x in (keys, values))
-            k, v = (x.double().repeat_interleave(heads[0] // heads[1], 0) for x in (k, v))
-            weights = (q[slot, :, None].double() @ k.transpose(1, 2) * 0.3).softmax(-1)
-            made.append((weights @ v)[:, 0])
-        return torch.stack(made)
-
-    found = decode_attention(q, keys, values, positions, 0.3, window, splits)
-    assert distance(found, told(0)) < close(kind)
-    assert distance(found[2:], told(-1)[2:]) > 10 * close(kind)  # a token short
