@@ -1,4 +1,4 @@
-"""A generator's kernels against their plain references, by themselves and together; where: as in `test_fused_kernels`."""
+"""A generator's kernels against their plain references, alone and together; where: as in `test_fused_kernels`."""
 
 from __future__ import annotations
 
