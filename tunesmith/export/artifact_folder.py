@@ -1,4 +1,9 @@
-"""quantized/nf4 and quantized/int8: the merged model as transformers and bitsandbytes store it quantised."""
+"""quantized/nf4 and quantized/int8: the merged model as transformers and bitsandbytes store it quantised.
+
+A merge into the image that the base has in NF4 can't be put into NF4 again: nearly every weight would fall back on the
+number that it was moved from, and the adapter would be gone. Such a folder is made of the merge into the base's own
+weights: there each weight crosses to the next number as often as the adapter moves it so far.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,23 @@ from tunesmith.export.choose import answer
 from tunesmith.export.folder import complete, own_files
 from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits
+from tunesmith.export.passing import Passing
 from tunesmith.export.quantized import Held, quantization_config, write_quantized
 from tunesmith.export.reads import folder_renders_as_contract
 from tunesmith.export.yardstick import Yardstick
+from tunesmith.model.merge import Source
 
 
 class QuantisedFolder:
     """See `artifacts.Thing`. `kind`: nf4 or int8."""
 
-    def __init__(self, job: Job, yard: Yardstick, kind: Held) -> None:
-        self.job, self.yard, self.kind = job, yard, kind
+    def __init__(self, job: Job, yard: Yardstick, kind: Held, passing: Passing) -> None:
+        self.job, self.yard, self.kind, self.passing = job, yard, kind, passing
+
+    @property
+    def source(self) -> Source:
+        """The base's own weights where the merge lies on the very numbers that this kind has."""
+        return "original" if self.kind == self.job.recipe.model.quantize else self.yard.source
 
     def place(self) -> Path:
         """In the run."""
@@ -30,8 +42,8 @@ class QuantisedFolder:
         job = self.job
         out = folder / self.kind
         out.mkdir()
-        sums = write_quantized(self.yard.folder, out, self.kind, dtype=job.dtype, device=job.device)
-        origin = {**job.origin, "source": self.yard.source, "quantized": self.kind}
+        sums = write_quantized(self._merged, out, self.kind, dtype=job.dtype, device=job.device)
+        origin = {**job.origin, "source": self.source, "quantized": self.kind}
         told = quantization_config(self.kind, job.dtype)
         complete(out, job.base, job.contract, job.decoding, job.dtype, origin, sums, told)
         return out
@@ -44,7 +56,7 @@ class QuantisedFolder:
         found = logits(model, job.rows)
         del model
         free()
-        plain, singly = yard.quantised(kind), yard.quantised(kind, singly=True)
+        plain, singly = (yard.quantised(kind, self._merged, singly=alone) for alone in (False, True))
         prove(artifact_proofs.equals_quantised_in_memory(kind, found, plain, singly))
         prove(artifact_proofs.keeps_adapter(kind, found, yard.merged, yard.base))
         prove(artifact_proofs.same_greedy(kind, found, yard.merged, plain))
@@ -63,3 +75,7 @@ class QuantisedFolder:
     def settle(self) -> list[Path]:
         """It came whole."""
         return own_files(self.place())
+
+    @property
+    def _merged(self) -> Path:
+        return self.passing.merged(self.source)

@@ -6,7 +6,6 @@ Both are proved to compute as the merged model first, so that nothing of ours st
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,20 @@ from torch import Tensor
 from tunesmith import console
 from tunesmith.export import artifact_proofs
 from tunesmith.export.choose import answer_by
-from tunesmith.export.folder import new_folder, write_sums
+from tunesmith.export.folder import write_sums
 from tunesmith.export.gguf.adapter import write_adapter_gguf
 from tunesmith.export.gguf.imatrix import write_imatrix
 from tunesmith.export.gguf.kinds import QUANTISED
 from tunesmith.export.gguf.quantize import quantize_gguf
 from tunesmith.export.gguf.write import write_gguf
 from tunesmith.export.job import Job, free
+from tunesmith.export.passing import Passing
 from tunesmith.export.reads import gguf_stops_equal, gguf_tokens_equal
 from tunesmith.export.sizes import model_bytes
 from tunesmith.export.stored import stored_logits
 from tunesmith.export.yardstick import Yardstick
 from tunesmith.generate.llama_cpp import LlamaGenerator, LlamaModel
-from tunesmith.model.merge import exact_type
+from tunesmith.model.merge import Source, exact_type
 from tunesmith.rows import Rows
 from tunesmith.view.scored import chosen
 
@@ -42,8 +42,8 @@ SLOTS = 16  # answers side by side where evaluate.batch is auto
 class Sources:
     """What GGUF files are made of: exact files and the importance matrix, each made once and when it is needed."""
 
-    def __init__(self, job: Job, yard: Yardstick, stack: ExitStack) -> None:
-        self.job, self.yard, self._stack = job, yard, stack
+    def __init__(self, job: Job, yard: Yardstick, passing: Passing) -> None:
+        self.job, self.yard, self._passing = job, yard, passing
 
     @cached_property
     def exact(self) -> Path:
@@ -82,9 +82,9 @@ class Sources:
         free()
         return path
 
-    @cached_property
+    @property
     def _folder(self) -> Path:
-        return self._stack.enter_context(new_folder(self.job.run))
+        return self._passing.folder
 
 
 class ModelFile:
@@ -92,6 +92,7 @@ class ModelFile:
 
     def __init__(self, job: Job, yard: Yardstick, kind: str, sources: Sources) -> None:
         self.job, self.yard, self.kind, self.sources = job, yard, kind, sources
+        self.source: Source = yard.source
 
     def place(self) -> Path:
         """In the run."""
@@ -137,6 +138,7 @@ class AdapterFile:
 
     def __init__(self, job: Job, yard: Yardstick, sources: Sources) -> None:
         self.job, self.yard, self.sources = job, yard, sources
+        self.source: Source = "original"
 
     def place(self) -> Path:
         """In the run."""

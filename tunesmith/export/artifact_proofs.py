@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunesmith.export.proofs import FLOOR, SLACK, greedy_differs, largest, spread
+from tunesmith.export.proofs import FLOOR, SLACK, greedy_differs, greedy_moved, largest, spread
 from tunesmith.export.record import proof_prefix
 from tunesmith.proof import Proof
 from tunesmith.statistics import Interval, binomial_at_most
@@ -85,12 +85,12 @@ def keeps_adapter(name: str, found: Tensor, merged: Tensor, base: Tensor) -> Pro
 
 def same_greedy(name: str, found: Tensor, merged: Tensor, noisy: Tensor) -> Proof:
     """The likeliest token at each position; limit: what the same noise changes, three times, and a few near ties."""
-    by_noise = greedy_differs(noisy, merged)
+    by_noise = greedy_moved(merged, noisy - merged)
     differs, allowed = greedy_differs(found, merged), int(SLACK * by_noise) + SPARE
     total = len(merged)
     detail = (
         f"{differs} of {total} positions have another likeliest token than the merged model; the noise that its "
-        f"distance is held against changes {by_noise}"
+        f"distance is held against changes {by_noise:.1f} on average"
     )
     figure, limit = 1 - differs / total, max(0.0, 1 - allowed / total)
     return Proof(f"{proof_prefix(name)}same_greedy", differs <= allowed, figure, round(limit, 4), detail)

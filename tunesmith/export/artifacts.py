@@ -20,8 +20,10 @@ from tunesmith.export.artifact_gguf import AdapterFile, ModelFile, Sources
 from tunesmith.export.folder import new_folder, publish, unlist
 from tunesmith.export.gguf.kinds import QUANTISED
 from tunesmith.export.job import Job, sha256_of
+from tunesmith.export.passing import Passing
 from tunesmith.export.scores import against_live, require_live_answers
 from tunesmith.export.yardstick import Yardstick
+from tunesmith.model.merge import Source
 from tunesmith.recipe import Recipe
 
 HELD = ("nf4", "int8")
@@ -29,6 +31,11 @@ HELD = ("nf4", "int8")
 
 class Thing(Protocol):
     """One kind of artifact."""
+
+    @property
+    def source(self) -> Source:
+        """Whose weights it is made of, or made for."""
+        ...
 
     def place(self) -> Path:
         """Where it will lie: a file, or a folder."""
@@ -73,10 +80,11 @@ def make_artifacts(job: Job, yard: Yardstick) -> None:
     """Makes all that the recipe asks for beside `merged/`. ProofFailed at the end, where one of them failed."""
     failed: list[tuple[str, ProofFailed]] = []
     with ExitStack() as stack:
-        sources = Sources(job, yard, stack)
+        passing = Passing(job, yard, stack)
+        sources = Sources(job, yard, passing)
         for one in wanted(job.recipe):
             try:
-                _make(job, yard, one, _thing(job, yard, one, sources))
+                _make(job, one, _thing(job, yard, one, passing, sources))
             except ProofFailed as error:
                 failed.append((one.name, error))
                 console.warn(f"{one.name} is removed: {error.what}")
@@ -89,17 +97,17 @@ def make_artifacts(job: Job, yard: Yardstick) -> None:
         )
 
 
-def _thing(job: Job, yard: Yardstick, one: Wanted, sources: Sources) -> Thing:
+def _thing(job: Job, yard: Yardstick, one: Wanted, passing: Passing, sources: Sources) -> Thing:
     if one.kind == "quantised":
-        return QuantisedFolder(job, yard, "nf4" if one.type == "nf4" else "int8")
+        return QuantisedFolder(job, yard, "nf4" if one.type == "nf4" else "int8", passing)
     return (
         AdapterFile(job, yard, sources) if one.kind == "adapter" else ModelFile(job, yard, one.type, sources)
     )
 
 
-def _make(job: Job, yard: Yardstick, one: Wanted, thing: Thing) -> None:
+def _make(job: Job, one: Wanted, thing: Thing) -> None:
     run, place = job.run, thing.place()
-    origin = sha256_of([job.origin_sha256, yard.source, one.type, one.kind, job.recipe.export.imatrix])
+    origin = sha256_of([job.origin_sha256, thing.source, one.type, one.kind, job.recipe.export.imatrix])
     entry = record.entry(run, one.name)
     there = record.stands(run, entry, origin)
     answers = run.predictions / f"{one.name}.jsonl"

@@ -49,10 +49,11 @@ def merged_folder(job: Job) -> Iterator[Yardstick]:
     with ExitStack() as stack:
         folders = {source: stack.enter_context(new_folder(run)) for source in job.sources}
         for source, folder in folders.items():
-            _write(job, source, folder)
+            write_merge(job, source, folder)
         compared = _compare(job, job.choice, folders) if job.choice else {}
         kept = choose(compared) if compared else job.sources[0]
         yard.folder, yard.source = folders[kept], kept
+        yard.candidates = {source: folder for source, folder in folders.items() if source != kept}
         try:
             _prove(job, yard, compared)
         except ProofFailed:
@@ -101,7 +102,8 @@ def _measure_live(job: Job, yard: Yardstick) -> None:
     yard.live_rerounded = logits(model, job.rows)
 
 
-def _write(job: Job, source: Source, folder: Path) -> None:
+def write_merge(job: Job, source: Source, folder: Path) -> None:
+    """The whole folder, not proved yet."""
     deltas = read_deltas(job.adapter) if job.adapter else {}
     sums = merge_weights(
         job.weights,

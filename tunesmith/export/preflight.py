@@ -62,11 +62,20 @@ def _require_sense(recipe: Recipe, base: Base) -> None:
             where="export.adapter_gguf",
             fix="export.adapter_gguf: false; export.gguf writes the whole model",
         )
-    if export.adapter_gguf and stored_quantized(base) != "none":
+    stored = stored_quantized(base)
+    if export.adapter_gguf and stored != "none":
         raise RecipeError(
-            f"the base is stored in {stored_quantized(base)}: there is no GGUF of it to put the adapter on",
+            f"the base is stored in {stored}: there is no GGUF of it to put the adapter on",
             where="export.adapter_gguf",
             fix="export.adapter_gguf: false, or train on the base in 16 bit with model.quantize: nf4",
+        )
+    if stored in export.quantized:
+        raise RecipeError(
+            f"the base is stored in {stored} and has no other weights: put into {stored} again, the merge falls back "
+            "on the base's own numbers and lose the adapter",
+            where="export.quantized",
+            fix=f"leave {stored} out of export.quantized and serve the adapter over the base, or train on the base in "
+            f"16 bit with model.quantize: {stored}",
         )
     if export.imatrix and not {*export.gguf} & {*QUANTISED}:
         raise RecipeError(

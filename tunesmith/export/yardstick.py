@@ -31,6 +31,8 @@ class Yardstick:
 
     def __init__(self, job: Job, folder: Path, source: Source) -> None:
         self.job, self.folder, self.source = job, folder, source
+        self.candidates: dict[Source, Path] = {}
+        """Merges into other weights that were not kept; they lie there until the stage ends."""
         self._known: dict[object, Tensor] = {}
 
     def _measured(self, name: object, make: Callable[[], Any]) -> Tensor:
@@ -112,11 +114,11 @@ class Yardstick:
 
         return self._measured(("blocks", bits), make)
 
-    def quantised(self, kind: str, *, singly: bool = False) -> Tensor:
-        """The folder's weights quantised in memory to nf4 or int8; `singly`: rows one by one."""
+    def quantised(self, kind: str, folder: Path, *, singly: bool = False) -> Tensor:
+        """The weights of the merged `folder` quantised in memory to nf4 or int8; `singly`: rows one by one."""
         if (kind, True) not in self._known:
             job = self.job
-            model = quantised_in_memory(self.folder, kind, job.dtype, job.trained_in, job.device)
+            model = quantised_in_memory(folder, kind, job.dtype, job.trained_in, job.device)
             for alone in (False, True):
                 self._known[kind, alone] = logits(model, job.rows, singly=alone)
             del model
