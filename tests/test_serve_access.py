@@ -55,6 +55,7 @@ BAD = {
     "others read it": (TOKEN.encode(), 0o644, "chmod 600"),
     "others write it": (TOKEN.encode(), 0o602, "chmod 600"),
     "its group writes it": (TOKEN.encode(), 0o620, "chmod 600"),
+    "a large one": ((TOKEN.encode() + b"\n") * 2000, 0o600, "65,536 bytes"),
     "not text": (b"\xff\xfe" * 40, 0o600, "ASCII"),
 }
 
@@ -205,14 +206,22 @@ def test_wrong_logins_are_slowed_by_address() -> None:
     app, state, _ = app_of([TOKEN])
     wrong = {"token": "wrong"}
     assert ask(app, "/login", "POST", HERE, data=wrong).status_code == 401
-    again = ask(app, "/login", "POST", HERE, data={"token": TOKEN})
+    again = ask(app, "/login", "POST", HERE, data=wrong)
     assert again.status_code == 429 and again.headers["retry-after"] == "1"
-    seen = ask(app, "/login", "POST", HERE | PAGE, data={"token": TOKEN})  # a person gets the form again
+    seen = ask(app, "/login", "POST", HERE | PAGE, data=wrong)  # a person gets the form again
     assert seen.status_code == 429 and "try again in 1 s" in seen.text and "<form" in seen.text
-    assert ask(app, "/login", "POST", HERE, client="127.0.0.2", data={"token": TOKEN}).status_code == 303
+    assert ask(app, "/login", "POST", HERE, client="127.0.0.2", data=wrong).status_code == 401
     assert ask(app, "/probe", headers=BEARER).status_code == 200
     assert state.access is not None
     state.access.slowed = Slowed(lambda: 1e9)  # as after a long time
+    assert ask(app, "/login", "POST", HERE, data=wrong).status_code == 401
+
+
+def test_nobody_is_locked_out_by_the_wrong_tokens_of_others() -> None:
+    """Behind a proxy all have one address."""
+    app, _, _ = app_of([TOKEN])
+    for _ in range(5):
+        ask(app, "/login", "POST", HERE, data={"token": "wrong"})
     assert ask(app, "/login", "POST", HERE, data={"token": TOKEN}).status_code == 303
 
 

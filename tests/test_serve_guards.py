@@ -254,6 +254,18 @@ def test_two_authorization_headers_are_none() -> None:
         assert sent[0]["status"] == status
 
 
+def test_a_proxy_may_name_the_port_that_browsers_leave_out() -> None:
+    app, _, _ = app_of([TOKEN], hosts=frozenset({"models.example"}))
+    for origin, port, status in (
+        ("https", 443, 200),
+        ("http", 80, 200),
+        ("https", 80, 403),
+        ("http", 443, 403),
+    ):
+        headers = BEARER | {"host": f"models.example:{port}", "origin": f"{origin}://models.example"}
+        assert ask(app, headers=headers).status_code == status, (origin, port)
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:9000", "[::1]:8000", "127.8.8.8"]
 )

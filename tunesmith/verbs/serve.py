@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from tunesmith.errors import SetupError, TunesmithError
 if TYPE_CHECKING:
     from tunesmith.serve.limits import Limits
 
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 ENGINES = ("auto", "transformers", "llama.cpp", "vllm")
 
 
@@ -73,7 +75,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
 
     access = Access(read_tokens(arguments.token_file)) if arguments.token_file is not None else None
     limits = _limits(arguments.limit)
-    adapters = _adapters(arguments.adapter)
+    adapters, known_as = _adapters(arguments.adapter), _hosts(arguments.allow_host)
     sock, loopback = listen(arguments.host, arguments.port, guarded=access is not None)
     with sock:
         models = ServedModels(
@@ -84,7 +86,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
             slots=arguments.slots,
             context=arguments.context,
         )
-        hosts = {"localhost", *(name.lower() for name in arguments.allow_host)}
+        hosts = {"localhost"} | known_as
         if not loopback:
             hosts |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         state = ServeState(
@@ -125,6 +127,18 @@ def _adapters(given: Sequence[str]) -> dict[str, Path]:
             raise TunesmithError(f"{name!r} is given twice", where="--adapter", fix="name each once")
         adapters[name] = Path(path)
     return adapters
+
+
+def _hosts(given: Sequence[str]) -> set[str]:
+    """As a Host header has them, without the port."""
+    for name in given:
+        if not _HOST.fullmatch(name):
+            raise TunesmithError(
+                f"{name!r} is no name of a host",
+                where="--allow-host",
+                fix="the name alone, as in --allow-host models.example.org (no scheme, no port, no dot at its end)",
+            )
+    return {name.lower() for name in given}
 
 
 def _limits(given: Sequence[str]) -> Limits:

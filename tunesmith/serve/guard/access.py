@@ -20,6 +20,7 @@ SESSION_SECONDS = 12 * 3600
 _ALPHABETS = ((r"[0-9]+", 10), (r"[0-9a-f]+|[0-9A-F]+", 16), (r"[0-9A-Za-z]+", 62), (r"[!-~]+", 64))
 _MOST = 10_000  # sessions, or addresses that failed, kept in memory
 _LONGEST_DELAY = 30.0
+_LARGEST = 1 << 16  # bytes of a token file
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
@@ -39,7 +40,8 @@ def read_tokens(path: Path) -> tuple[str, ...]:
                 fix=f"chmod 600 {path}",
             )
         with path.open("rb") as file:
-            text = file.read(1 << 16).decode("ascii")
+            raw = file.read(_LARGEST + 1)
+        text = raw.decode("ascii")
     except FileNotFoundError:
         raise AccessError("there is no token file", where=str(path), fix=make) from None
     except UnicodeDecodeError:
@@ -48,6 +50,8 @@ def read_tokens(path: Path) -> tuple[str, ...]:
         raise AccessError(
             f"the token file can't be read: {error.strerror}", where=str(path), fix=make
         ) from None
+    if len(raw) > _LARGEST:
+        raise SetupError(f"the token file has more than {_LARGEST:,} bytes", where=str(path), fix=make)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     tokens = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not tokens:
@@ -111,14 +115,17 @@ class Sessions:
 
 
 class Slowed:
-    """Wrong logins of an address: after each the next is looked at only after twice as long, 1 to 30 seconds."""
+    """Wrong logins of an address: after each the next is told to wait twice as long, 1 to 30 seconds.
+
+    The right token comes in at any time: it can't be guessed, and an address may be a proxy's, with everybody behind.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failed: dict[str, tuple[int, float]] = {}
 
     def wait(self, client: str) -> int:
-        """Seconds until its next try is looked at; 0: now."""
+        """Seconds until its next wrong token is no longer one too many; 0: now."""
         return max(0, math.ceil(self._failed.get(client, (0, 0.0))[1] - self._clock()))
 
     def failed(self, client: str) -> None:

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tunesmith.serve.guard.reply import header, refuse
 from tunesmith.serve.state import ServeState
 
+_PORTS = {"http": 80, "https": 443}
+
 
 class OriginGuard:
     """403 for a name that isn't this server's, and for what another site's page sends."""
@@ -68,7 +70,12 @@ def _same(origin: str, host: str) -> bool:
         parts = urlsplit(origin) if origin != "null" else None
     except ValueError:  # half an address in brackets
         return False
-    return parts is not None and parts.scheme in ("http", "https") and parts.netloc == host
+    if parts is None or parts.scheme not in _PORTS:
+        return False
+    return host in (
+        parts.netloc,
+        f"{parts.netloc}:{_PORTS[parts.scheme]}",
+    )  # browsers leave it out, proxies don't
 
 
 def _is_link(scope: Scope) -> bool:

@@ -66,9 +66,6 @@ class TokenGuard:
         """The form's own app, behind the guard of bodies."""
         access, who = self._state.access, client(scope)
         assert access is not None
-        if seconds := access.slowed.wait(who):
-            await _ask(scope, send, "/", f"too many wrong tokens: try again in {seconds} s", seconds)
-            return
         body = await Request(scope, receive).body()
         try:
             form = parse_qs(body.decode(), max_num_fields=4)
@@ -76,6 +73,9 @@ class TokenGuard:
             form = {}
         path = _own_path(form.get("next", ["/"])[0])
         token = access.tokens.find(form.get("token", [""])[0].strip().encode())
+        if token is None and (seconds := access.slowed.wait(who)):
+            await _ask(scope, send, path, f"too many wrong tokens: try again in {seconds} s", seconds)
+            return
         if token is None:
             access.slowed.failed(who)
             await _ask(scope, send, path, "That is not the token.")
