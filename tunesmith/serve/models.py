@@ -46,6 +46,8 @@ class _Loading:
     done: float = 0.0
     served: Mapping[str, Served] = field(default_factory=dict)
     future: Future[Mapping[str, Served]] | None = None
+    was_there: bool = False
+    """It has been loaded before."""
 
     def told(self, done: int, total: int) -> None:
         """Bytes that have come."""
@@ -168,7 +170,8 @@ class ServedModels:
         except BaseException as error:
             with self._lock:
                 load.state, load.detail = "failed", _why(error)
-            console.warn(f"{load.names[0]} can't be loaded: {load.detail}")
+            if load.was_there or load is not self._loads[0]:  # else the server ends by this, and says so itself
+                console.warn(f"{load.names[0]} can't be loaded: {load.detail}")
             if isinstance(error, TunesmithError):
                 error = error.with_traceback(None)  # its frames would hold the weights
             future.set_exception(error)
@@ -178,7 +181,7 @@ class ServedModels:
             lives = load.lives if self._closed else []
             if not self._closed:
                 load.names = tuple(served)
-                load.state, load.detail, load.done = "ready", "", 1.0
+                load.state, load.detail, load.done, load.was_there = "ready", "", 1.0, True
         for live in lives:  # the server has ended meanwhile
             live.close()
         console.note(f"{', '.join(served)}: loaded in {time.monotonic() - began:.1f} s")
