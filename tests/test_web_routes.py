@@ -19,6 +19,7 @@ from tunesmith.run import Run
 from tunesmith.serve.web.fields import field_table, read
 from tunesmith.serve.web.grown_lines import grown
 from tunesmith.serve.web.pages import page_files
+from tunesmith.store.fetched import cache_home
 from tunesmith.tasks.extraction import ExtractionTask
 
 SCHEMA = {
@@ -327,6 +328,28 @@ def test_the_models_and_what_is_known_of_them(client: httpx.Client) -> None:
     assert first["run"] == "first" and first["rows"] == {"validation": 20, "test": 40}
     assert first["defaults"] == {"max_tokens": 700, "temperature": 0.0, "top_p": 1.0}
     assert later["state"] == "waiting" and later["defaults"] is None and later["rows"] == {}
+
+
+def test_a_run_that_was_fetched_keeps_no_judgement_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is named by its content: after the next export nobody would look there any more."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = finished_run(cache_home() / "s3" / "0123abcd" / "far")
+    for name in ("train", "validation", "test"):
+        for path in run.data.glob(f"{name}.*"):
+            path.unlink()  # rows are not fetched
+    state = stand_in(
+        tmp_path / "runs", Contract.load(run.path), [Spoken("far", facts={"run": str(run.path)}, run=run)]
+    )
+    turns = [{"role": "user", "content": "x"}]
+    body = {"id": "answer-12345678", "model": "far", "prompt": turns, "answer": "y", "verdict": "good"}
+    with Server(state) as server, httpx.Client(base_url=server.address, timeout=60) as client:
+        told = client.post("/ui/feedback", json=body).json()
+        assert told["file"] == str(tmp_path / "runs" / "feedback.jsonl") and Path(told["file"]).is_file()
+        assert "cache" not in json.dumps(told["next"]) and not list(run.path.glob("feedback*"))
+        checked = client.post("/ui/check", json={"answers": [{"model": "far", "answer": '{"a": 1}'}]})
+        assert checked.status_code == 200 and checked.json()["schema"] is False  # nobody knows its task here
 
 
 # ---- several runs

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if isinstance(arguments.runs_dir, str) and arguments.verb not in (_runs, _show, _plot, _table):
             raise TunesmithError(
-                "runs can only be looked at in S3", where="--runs-dir", fix="name a folder here"
+                "runs can only be looked at in S3",
+                where="--runs-dir",
+                fix="name a folder here; runs, show, plot and table take s3://, too",
             )
         outcome |= arguments.verb(arguments)
         code = int(outcome.pop("exit", 0))  # a verb may have a list to give and still say no

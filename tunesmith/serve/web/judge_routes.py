@@ -15,6 +15,7 @@ from tunesmith.run import Run
 from tunesmith.serve.state import ServeState
 from tunesmith.serve.web.judged import FILES, Judgement, counts, keep, next_lines, take_back
 from tunesmith.serve.web.told import Missing, ToldRoute, run_of, state_of
+from tunesmith.store.fetched import cache_home
 
 router = APIRouter(prefix="/ui/feedback", route_class=ToldRoute)
 Text = Annotated[str, Field(max_length=1 << 20)]
@@ -95,6 +96,9 @@ def _told(folder: Path, run: Run | None) -> dict[str, Any]:
 
 
 async def _folder(state: ServeState, model: str) -> tuple[Path, Run | None]:
-    """The run's folder; that of all runs for a model that no run here made."""
+    """The run's folder; that of all runs for a model that no run here made, or whose run was fetched: its folder in the
+    cache is named by its content, and another export has another one."""
     run = await run_of(state, model)
-    return (state.runs_dir, None) if run is None else (run.path, run)
+    if run is None or run.path.resolve().is_relative_to(cache_home().resolve()):
+        return state.runs_dir, None
+    return run.path, run

@@ -159,7 +159,10 @@ async def _schema(state: ServeState, model: str) -> dict[str, Any] | None:
         if served.schema is not None:
             return dict(served.schema)
     run = await run_of(state, model)
-    return None if run is None else (await run_in_threadpool(_known, run)).schema
+    try:
+        return None if run is None else (await run_in_threadpool(_known, run)).schema
+    except Missing:  # no training rows here: the run was fetched, or its rows were put away
+        return None
 
 
 def _known(run: Run) -> _Known:
