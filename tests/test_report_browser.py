@@ -13,8 +13,8 @@ import pytest
 from chromium_pipe import Chromium
 from PIL import Image
 from test_report import TEST, TRAIN, fill
+from test_report_hostile import hostile_run
 from test_report_page import browser  # noqa: F401  (a fixture)
-from test_report_page_content import hostile_run
 from tiny_run import guess, recipe, write_curves, write_predictions, write_run
 
 from tunesmith.evaluate.report import write_report

@@ -1,4 +1,4 @@
-"""What the report says, in which order, and what it never says: first line, systems, faults, redaction, escapes."""
+"""What the report says and in which order: first line, systems, studies, faults, examples, weight and colours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,22 @@ import pytest
 from test_report import TEST, TRAIN, Tags, fill
 from tiny_run import guess, recipe, reports, write_predictions, write_run
 
-from tunesmith.evaluate import report
 from tunesmith.evaluate.report import write_report
 from tunesmith.evaluate.score import load_systems
 from tunesmith.evaluate.shown import markdown, page, page_head
 from tunesmith.evaluate.shown.examples import quote
 from tunesmith.evaluate.shown.findings import doubts, first_line, is_warning, sentences
 from tunesmith.evaluate.shown.page_tables import studies_section
-from tunesmith.evaluate.shown.redaction import redacted
 from tunesmith.evaluate.shown.wording import listed_metrics, ordered
 from tunesmith.example import Example, Message
 from tunesmith.run import Run
 from tunesmith.statistics import Interval
 from tunesmith.tasks import make_task
-from tunesmith.tasks.protocol import Fault
 from tunesmith.verbs.run import _outcome
-from tunesmith.view import answer_figures, figures
+from tunesmith.view import figures
 from tunesmith.view.page_parts import grid
 from tunesmith.view.page_style import STYLE
 from tunesmith.view.series import Series
-
-MARKER = "Zqxw"
-HOSTILE = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><script>document.title='x'</script>",
-    '" onmouseover="alert(1)', "' autofocus onfocus=alert(1) '", "javascript:alert(1)", "</style><svg onload=alert(1)>",
-    "$x_1$ & \\frac", "\u202e", "</details></main><h1>mine</h1>",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -282,198 +271,6 @@ def test_spans_are_marked_where_facts_give_them() -> None:
 
     found = [text[begin:end] for begin, end, _ in _spans(Example("1", turns, facts=facts))]
     assert found == ["Lithium", "lithium carbonate"]
-
-
-# ---- redaction
-
-TASKS = ("extraction", "text", "qa", "entities", "records")
-
-
-def marked(task: str) -> tuple[list[Example], list[Example]]:
-    """Rows with the marker in every text; ids, fields and slices are the user's own and bear none."""
-    sides = []
-    for side in ("train", "test"):
-        rows = []
-        for row in reports(40, seed=len(side), name=side):
-            gold = json.loads(row.answer or "")
-            gold = {key: value and f"{value} {MARKER}{value[0]}" for key, value in gold.items()}
-            # a person's name that looks like a heading, in one row alone
-            said = f"{MARKER} Miller: she came alone" if row.id.endswith("-7") else "Plan: none"
-            answer = {
-                "extraction": json.dumps(gold),
-                "entities": "\n".join(f"- {value}" for value in gold.values() if value),
-            }.get(
-                task,
-                f"{MARKER} {gold['treatment']} was given.\n\nTreatment: {MARKER} {gold['stage']}\n\n{said}",
-            )
-            asked = f"{row.asked} {MARKER} {' '.join(value for value in gold.values() if value)}"
-            turns = (
-                Message("system", f"{MARKER} answers"),
-                Message("user", asked),
-                Message("assistant", answer, learned=True),
-            )
-            rows.append(replace(row, messages=turns))
-        sides.append(rows)
-    return sides[0], sides[1]
-
-
-def leaks(folder: Path) -> list[str]:
-    """Which of the three files hold the marker."""
-    names = ("report.html", "report.json", "report.md")
-    return [name for name in names if MARKER.casefold() in (folder / name).read_text().casefold()]
-
-
-def marked_run(folder: Path, task: str) -> Run:
-    train, test = marked(task)
-    run = write_run(folder / "tiny", train, test=test)
-    rng = random.Random(2)
-    answers = [row.answer or "" for row in test]
-    bad = ("{0}", MARKER + " {0}", '{{"' + MARKER + '": 1}}', "{0}\n\n" + MARKER + " Smith: well", "")
-    wrong = [rng.choice(bad).format(rng.choice((one, one[:-9], rng.choice(answers)))) for one in answers]
-    mixed = [rng.choice(pair) for pair in zip(answers, wrong, strict=True)]
-    write_predictions(run.predictions / "tuned.jsonl", test, mixed)
-    write_predictions(run.predictions / "base.jsonl", test, wrong)
-    return run
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_redacted_report_holds_no_text_of_rows(tmp_path: Path, task: str) -> None:
-    run = marked_run(tmp_path, task)
-    settings = recipe(evaluate={"task": task})
-    write_report(settings, run)
-    assert "report.html" in leaks(run.report)  # the marker is where it would leak from
-    write_report(settings, run, redact=True)
-    assert leaks(run.report) == []
-    html = (run.report / "report.html").read_text()
-    assert "redacted" in html and 'id="examples"' in html
-
-
-def test_a_leak_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = marked_run(tmp_path, "extraction")
-    monkeypatch.setattr(report, "redacted", lambda content: content)
-    write_report(recipe(evaluate={"task": "extraction"}), run, redact=True)
-    assert leaks(run.report) == ["report.html", "report.json", "report.md"]  # the confusions
-
-
-def test_redaction_takes_texts_and_keeps_counts() -> None:
-    table = {"title": "t", "columns": ["a"], "rows": [["x"]], "note": "", "kind": "", "quotes": False}
-    content = {
-        "tables": {"tuned": [table, table | {"quotes": True}]},
-        "studies": {"tuned": [table | {"quotes": True}]},
-        "faults": {
-            "tuned": {"by_kind": [{"kind": "wrong", "times": 2, "gold": MARKER, "predicted": MARKER}]}
-        },
-        "next": [{"say": "a", "count": 1, "of": 2}, {"say": MARKER, "quotes": True}],
-    }
-    made = redacted(content)
-    assert MARKER not in json.dumps(made)
-    assert made["faults"]["tuned"]["by_kind"] == [{"kind": "wrong", "times": 2}]
-    assert len(made["tables"]["tuned"]) == len(made["next"]) == 1 and made["redacted"]
-
-
-# ---- what comes from outside is text
-
-
-class Handlers(HTMLParser):
-    """Elements and attributes that could run something."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [
-            tag for _ in [0] if tag in ("script", "img", "iframe", "object", "embed", "form", "link")
-        ]
-        self.found += [name for name, _ in attrs if name.startswith("on") or name in ("autofocus", "srcdoc")]
-        self.found += [
-            value or ""
-            for name, value in attrs
-            if name.endswith("href") and not (value or "").startswith("#")
-        ]
-
-    handle_startendtag = handle_starttag
-
-
-class Label(HTMLParser):
-    """What a figure is called."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.label = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.label = self.label or dict(attrs).get("aria-label") or ""
-
-
-def hostile_run(folder: Path) -> Run:
-    """Everything that rows and models may write wants out of its place."""
-    rows = []
-    for number, row in enumerate(TEST):
-        bad = HOSTILE[number % len(HOSTILE)]  # half a character can stand in answers alone
-        turns = (Message("system", bad), Message("user", f"{row.asked} {bad}"), row.messages[-1])
-        rows.append(
-            replace(row, id=f"{bad} {number}", messages=turns, slices={bad: HOSTILE[0], "values": "seen"})
-        )
-    run = write_run(folder / "tiny", TRAIN, test=rows)
-    fill(run, rows)
-    answers = [json.dumps({"site": bad, "treatment": bad, "stage": bad}) for bad in [*HOSTILE, "\ud83d"]] * 5
-    write_predictions(run.predictions / "tuned.jsonl", rows, answers[: len(rows)])
-    told = {"base": {"kind": "base", "shown": HOSTILE[0], "note": HOSTILE[1]}}
-    run.report.mkdir()
-    (run.report / "systems.json").write_text(json.dumps(told))
-    return run
-
-
-def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
-    run = hostile_run(tmp_path)
-    content = write_report(recipe(), run)
-    html = (run.report / "report.html").read_text()
-    assert Handlers(html).found == ["script"]  # ours
-    assert Tags(html).open == []
-    assert Handlers(html.replace("&lt;img ", "<img ")).found != ["script"]  # a leak would be seen
-    bad = HOSTILE[1]
-    renamed = changed(
-        content, run=bad, next=[{"say": bad, "count": 1, "of": 2}],
-        meaning=dict.fromkeys(content["meaning"], bad),
-        published=[{"system": bad, "value": 0.5, "source": bad, "note": bad}],
-    )  # fmt: skip
-    for system in renamed["scores"].values():
-        system[bad] = system["row_exact"]
-    text = page.render(renamed, {}, None)
-    assert Handlers(text).found == ["script"] and bad not in text
-    assert bad not in markdown.render(renamed)
-    for bad in HOSTILE:  # a figure's label is an attribute: quotes matter there
-        drawn = figures.svg(answer_figures.reliability([(0.5, 0.5, 9)]), f"Calibration of {bad}")
-        assert Handlers(drawn).found == [] and f"Calibration of {bad}" in Label(drawn).label
-
-
-@pytest.mark.parametrize(
-    "name", ["$x_1$ & \\frac", "$", "\u0c95\u0ca8\u0ccd\u0ca8\u0ca1", "<b>", "\u202e" * 40]
-)
-def test_names_in_figures_are_no_formulas(name: str) -> None:
-    found = Interval(0.5, 0.4, 0.6, 9)
-    counts = dict.fromkeys(("match", "partly", "wrong", "missed", "hallucinated", "null"), 1)
-    drawn = [
-        figures.intervals({name: {name: found}}, [name]), figures.outcomes({name: counts}),
-        answer_figures.systems({name: ("base", found)}), answer_figures.by_length({name: [(3.0, found)]}, "x", name),
-    ]  # fmt: skip
-    for number, figure in enumerate(drawn):
-        text = figures.svg(figure, f"n{number}")
-        assert "<b>" not in text and (name != "$" or ">$<" in text)
-
-
-def test_kinds_of_faults_of_a_users_task_are_text(tmp_path: Path) -> None:
-    from tunesmith.evaluate.shown.page_rows import examples_section
-
-    task = make_task("auto", None, [row.answer or "" for row in TRAIN])
-    run = write_run(tmp_path / "tiny", TRAIN, test=TEST)
-    fill(run, TEST)
-    rows = quote(load_systems(run.predictions, TEST, task)).rows
-    rows = [row._replace(faults=(Fault(HOSTILE[3], ""), Fault(HOSTILE[0], ""))) for row in rows]
-    assert Handlers(examples_section(rows, 45, HOSTILE[1])).found == []
 
 
 # ---- its weight and its colours
