@@ -186,6 +186,12 @@ def test_options_of_draws_are_taken_where_nothing_is_drawn(
     )
 
 
+def test_ollamas_own_program_asks_first_whether_a_server_is_there(scripted: Any) -> None:
+    _, _, url = scripted
+    for path in ("/", "/api/version", "/api/tags"):
+        assert httpx.head(url + path).status_code == 200 and httpx.head(url + path).content == b""
+
+
 def test_errors_have_ollamas_shape(scripted: Any) -> None:
     made, client, url = scripted
     with pytest.raises(ollama.ResponseError) as unknown:

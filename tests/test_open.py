@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,25 @@ def test_refused(spoil: Callable[[Run], Path], run: Run, llama_cpp: Any) -> None
     with pytest.raises(kind, match=words) as caught:
         opened(asked)
     assert caught.value.where and caught.value.fix  # type: ignore[attr-defined]
+
+
+def test_what_to_type_where_the_tokenizer_is_another(run: Run) -> None:
+    """Never to train anew: an exported folder is made again, a run's own file lies beside its adapter too."""
+    _other_tokenizer(run)
+    with pytest.raises(ModelError) as caught:
+        opened(run.merged)
+    assert "export RUN" in str(caught.value.fix)
+    own = run.path / "tokenizer" / "tokenizer.json"
+    for spoil in (lambda: own.write_text(own.read_text() + " "), own.unlink):
+        spoil()
+        with pytest.raises(ModelError) as caught:
+            opened(run.path)
+        assert str(caught.value.fix).startswith("cp ") and os.system(str(caught.value.fix)) == 0
+        assert opened(run.path).name == "tiny"
+    own.unlink()
+    (run.adapter / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="prepare RECIPE --fork"):
+        opened(run.path)
 
 
 def test_an_edited_recipe_is_refused(run: Run) -> None:

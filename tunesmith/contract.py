@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
 from tunesmith.templates import choose_template, compile_template, frozen
-from tunesmith.tokenizer_files import own_template, special_tokens, tokenizer_files
+from tunesmith.tokenizer_files import kept_files, own_template, special_tokens, tokenizer_files
 from tunesmith.word_ids import BatchIds
 
 if TYPE_CHECKING:
@@ -298,14 +298,7 @@ class Contract:
         except (OSError, ValueError) as error:
             fix = "tunesmith prepare RECIPE makes it"
             raise ModelError(f"the contract can't be read: {error}", where=str(folder), fix=fix) from None
-        place = folder / "tokenizer" if (folder / "tokenizer" / "tokenizer.json").exists() else folder
-        files = tokenizer_files(place)
-        if hashlib.sha256(files["tokenizer.json"]).hexdigest() != stored["tokenizer_sha256"]:
-            raise ModelError(
-                "the tokenizer is not the one that this contract was made with",
-                where=str(place / "tokenizer.json"),
-                fix="restore the file, or make the contract again: tunesmith prepare RECIPE --fork",
-            )
+        files = kept_files(folder, stored["tokenizer_sha256"])
         return cls(
             template=stored["template"],
             template_name=stored["template_name"],

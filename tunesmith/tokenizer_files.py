@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,30 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
                 f"{name} is broken: {error}", where=str(folder), fix="download it again"
             ) from None
     return files
+
+
+def kept_files(folder: Path, sha256: str) -> dict[str, bytes]:
+    """The files of a contract that lies in this folder, in a run's `tokenizer/` or beside it.
+
+    ModelError where tokenizer.json is gone, or not the one (`sha256`) that the contract was made with.
+    """
+    in_run = (folder / "tokenizer").is_dir()
+    place = folder / "tokenizer" if in_run else folder
+    path, spare = place / "tokenizer.json", folder / "adapter" / "tokenizer.json"
+    if _has(path, sha256):
+        return tokenizer_files(place)
+    if not in_run:
+        fix = "the folder is not as it was made: download it again, or make it again: tunesmith export RUN"
+    elif _has(spare, sha256):
+        fix = f"cp {shlex.quote(str(spare))} {shlex.quote(str(path))}"
+    else:
+        fix = "put the file back as it was, or begin anew beside this run: tunesmith prepare RECIPE --fork"
+    what = "the tokenizer is not the one that this contract was made with"
+    raise ModelError(what if path.is_file() else "there is no tokenizer.json", where=str(path), fix=fix)
+
+
+def _has(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def own_template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -58,7 +58,7 @@ async def generate(request: Request) -> Response:
     return await _answered(request, asked, served, prompt, came, chat=False)
 
 
-@router.get("/tags", response_model=None)
+@router.api_route("/tags", methods=["GET", "HEAD"], response_model=None)
 async def tags(request: Request) -> JSONResponse:
     """All models that answer, loaded or not."""
     made = []
@@ -78,7 +78,7 @@ async def show(request: Request) -> JSONResponse:
     return JSONResponse(shown(await _served(request, name)))
 
 
-@router.get("/version", response_model=None)
+@router.api_route("/version", methods=["GET", "HEAD"], response_model=None)
 async def version() -> JSONResponse:
     """Of tunesmith."""
     return JSONResponse({"version": __version__})

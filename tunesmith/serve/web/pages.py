@@ -47,7 +47,9 @@ def page_files() -> dict[str, tuple[bytes, str, str]]:
     return made
 
 
-@router.get("/", include_in_schema=False)
+@router.api_route(
+    "/", methods=["GET", "HEAD"], include_in_schema=False
+)  # HEAD: Ollama's program asks so first
 def playground(request: Request) -> Response:
     """The playground."""
     return _file(request, "playground.html")
