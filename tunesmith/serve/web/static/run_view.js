@@ -7,7 +7,7 @@ import { age, bytes, number, rounded, signed } from "/web/words.js";
 
 const SAID = {
   running: "A process works in this run.",
-  done: "Everything that the recipe asks for is done.",
+  done: "This stage is done; the command below comes next.",
   stopped: "It was stopped and goes on where it was with the command below.",
   failed: "It failed; what was done before stays.",
   stale: "It ended without a word (killed, or the power went); the command below goes on from the last checkpoint.",
