@@ -1,9 +1,9 @@
 """The forward pass of a generator: transformers' own, or the lean one that walks the layers itself.
 
-Between two products transformers launches a kernel for every operation: of a decoding step's time, a half. The lean pass
-takes training's kernels, one for a norm with the residual sum before it, one for a rotation, one for SwiGLU. Linears,
-embedding, head and rotary tables stay modules and are called as such: adapters, quantised weights and biases are theirs,
-and attention goes through the seam (`model.attention.attend`).
+Between two products transformers launches a kernel for every operation: in a decoding step these take half of the time.
+The lean pass takes training's kernels: one for a norm with the residual sum before it, one for a rotation, one for
+SwiGLU. Linears, embedding, head and rotary tables stay modules and are called as such: adapters, quantised weights and
+biases are theirs, and attention goes through the seam (`model.attention.attend`).
 
     normed = norm₁(x += delta)        q, k = rotate(Wq normed), rotate(Wk normed)
     normed = norm₂(x += Wo attend(q, k, Wv normed))
