@@ -158,6 +158,12 @@ def test_one_odd_run_hides_no_other_and_one_that_goes_is_said_to_be_gone(
         assert (
             page.value("document.querySelector('.chosen').getBoundingClientRect().bottom") <= 300
         )  # in sight
+        for _ in range(14):
+            page.press("Tab")
+            assert page.value(
+                "(one => !one.closest('.list') || one.getBoundingClientRect().bottom <="
+                " document.querySelector('.chosen').getBoundingClientRect().top)(document.activeElement)"
+            )  # and hides nothing that has the focus
         page.size(1280)
         for name in names:
             page.value(
