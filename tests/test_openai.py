@@ -1,6 +1,6 @@
 """OpenAI's API by its official client, against a real server: the starter, and a generator that writes on order."""
 
-# ruff: noqa: F811  (fixtures)
+# ruff: noqa: F401, F811  (fixtures)
 from __future__ import annotations
 
 import json
