@@ -9,19 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+from s3_models import moto_server
 
 
 @contextmanager
 def bucket(folder: Path, half: threading.Event, go_on: threading.Event) -> Iterator[str]:
     """A bucket `models` with the folder's files under base/; the largest stops in its middle until it may go on."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
     largest = max(folder.iterdir(), key=lambda path: path.stat().st_size).name
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    inner = f"http://{host}:{port}"
 
     class Through(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -48,13 +44,17 @@ def bucket(folder: Path, half: threading.Event, go_on: threading.Event) -> Itera
         def log_message(self, *said: object) -> None:
             pass
 
-    client = boto3.client(
-        "s3", endpoint_url=inner, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="models")
-    for path in folder.iterdir():
-        client.upload_file(str(path), "models", f"base/{path.name}")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Through) as through:
+    with moto_server() as inner, ThreadingHTTPServer(("127.0.0.1", 0), Through) as through:
+        client = boto3.client(
+            "s3",
+            endpoint_url=inner,
+            aws_access_key_id="k",
+            aws_secret_access_key="s",
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket="models")
+        for path in folder.iterdir():
+            client.upload_file(str(path), "models", f"base/{path.name}")
         through.daemon_threads = True
         threading.Thread(target=through.serve_forever, daemon=True).start()
         try:
@@ -62,4 +62,3 @@ def bucket(folder: Path, half: threading.Event, go_on: threading.Event) -> Itera
         finally:
             go_on.set()
             through.shutdown()
-            moto.stop()
