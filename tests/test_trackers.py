@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from tiny_project import make_project
 
 from tunesmith.errors import SetupError, Stopped, TunesmithError
 from tunesmith.recipe import Recipe
+from tunesmith.recipe_file import load_recipe
 from tunesmith.run import Run
 from tunesmith.train import trackers
 from tunesmith.train.log import Log
@@ -287,6 +288,27 @@ def test_a_training_that_is_killed_goes_on_in_the_same_tracked_runs(place: Path)
     assert found["params"]["train.learning_rate"] == "0.01" and found["params"]["name"] == "tiny"
     for key, tag in names_of.items():
         assert found[tag] == [[one["step"], one[key]] for one in wanted if one[key] is not None]
+
+
+def test_a_start_that_is_killed_while_wandb_opens_is_gone_on_with(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files carry an id that the next start has to know."""
+    asked: list[str | None] = []
+
+    def killed(recipe: Recipe, run: Run, id: str | None) -> NoReturn:
+        asked.append(id)
+        raise KeyboardInterrupt  # nothing behind it runs, as after a SIGKILL
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", killed)
+    monkeypatch.setattr("threading.excepthook", lambda told: None)
+    recipe, run = load_recipe(make_project(place, rows=40, train={"trackers": ["wandb"]})), Run(place / "run")
+    for _ in range(2):
+        (one,) = open_trackers(recipe, run)
+        one.begin([])
+        one._thread.join()
+    assert asked[0] and asked == [asked[0]] * 2
 
 
 READ = """

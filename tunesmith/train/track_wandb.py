@@ -34,7 +34,7 @@ class WeightsAndBiases:
     def __init__(self, recipe: Recipe, run: Run, id: str | None) -> None:
         import wandb
 
-        self.id = id or uuid.uuid4().hex[:12]
+        self.id = id or new_id()
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "tunesmith"),
             id=self.id,
@@ -56,6 +56,11 @@ class WeightsAndBiases:
     def close(self, outcome: Outcome) -> None:
         """Uploads the rest."""
         self._run.finish(exit_code=_EXIT[outcome])
+
+
+def new_id() -> str:
+    """Of a run that W&B doesn't know yet."""
+    return uuid.uuid4().hex[:12]
 
 
 def require_key() -> None:

@@ -107,8 +107,15 @@ class Tracked:
 
     def _work(self) -> None:
         try:
-            tracker = self._opener(self._recipe, self._run, self._known_id())
-            self._run.write_json(self._file, {"id": tracker.id, "recipe": self._recipe.hash()})
+            known = self._known_id()
+            if known is None and self.name == "wandb":
+                from tunesmith.train.track_wandb import new_id
+
+                self._keep(
+                    known := new_id()
+                )  # first: whoever is killed while it opens goes on in the same run
+            tracker = self._opener(self._recipe, self._run, known)
+            self._keep(tracker.id)
             last = tracker.last_step
             while True:
                 item = self._queue.get()
@@ -125,6 +132,9 @@ class Tracked:
             what = error.what if isinstance(error, TunesmithError) else str(error).strip().partition("\n")[0]
             if not self._left:
                 console.warn(f"{self.name} is left out from here on: {type(error).__name__}: {what[:200]}")
+
+    def _keep(self, id: str) -> None:
+        self._run.write_json(self._file, {"id": id, "recipe": self._recipe.hash()})
 
     def _known_id(self) -> str | None:
         """The tracked run to go on with; another recipe that begins anew begins another."""
