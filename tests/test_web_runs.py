@@ -33,6 +33,7 @@ from web_pages import (  # noqa: F401  (fixtures)
 from web_stand_in import Server, Spoken, stand_in
 
 from tunesmith.run import Run
+from tunesmith.serve.guard.access import Access
 
 pytestmark = pytest.mark.system
 
@@ -190,3 +191,30 @@ def test_one_odd_run_hides_no_other_and_one_that_goes_is_said_to_be_gone(
     page.value("location.hash = ''")  # the server has gone, too
     page.until("document.querySelector('#banner').textContent.includes('does not answer')")
     assert texts(page, "h1") == ["Runs"] and not texts(page, ".stop:not(#banner *)")
+
+
+def test_a_session_that_has_ended_leads_to_the_form_and_back(page: Chromium, folder: Path) -> None:
+    """As after a restart of the server: its sessions are its own, and its token may be another."""
+    tokens = ["5f1c" * 8 + "0123456789abcdef", "a7e2" * 8 + "0123456789abcdef"]
+    state = stand_in(folder / "guarded", contract_of(folder / "guarded"), [Spoken("any")])
+    state.access = Access((tokens[0],))
+    with Server(state) as server:
+        visit(page, f"{server.address}/runs")
+        log_in(page, tokens[0])
+        page.until("document.querySelector('.calm')")
+        state.access = Access((tokens[1],))
+        page.until("document.querySelector('#banner a')")
+        assert "wants its token" in texts(page, "#banner")[0]
+        page.value("document.querySelector('#banner a').click()")
+        log_in(page, tokens[0])
+        page.until("document.querySelector('[role=alert]:not(#banner)')")  # no longer the token
+        time.sleep(1.1)  # how long a wrong one makes the next wait
+        log_in(page, tokens[1])
+        page.until("document.querySelector('.calm')")
+        assert page.value("location.pathname") == "/runs"
+
+
+def log_in(page: Chromium, token: str) -> None:
+    page.until("document.querySelector('#token') && document.readyState == 'complete'")
+    page.write("#token", token)
+    page.value("document.querySelector('button').click()")
