@@ -35,6 +35,9 @@ from pathlib import Path
 from typing import Any
 
 NEW = 64
+WARM = (
+    4  # rounds over HTTP that don't count: requests come singly there, and graphs of more sizes are captured
+)
 Requests = list[list[list[int]]]  # of each client, its prompts
 Figures = dict[str, Any]
 
@@ -207,7 +210,7 @@ def one_at_a_time(model: Any, prompts: Sequence[list[int]]) -> tuple[Figures, di
 
 
 def serve(live: Any, contract: Any, requests: Requests, rounds: int, told: Callable[[Figures], None]) -> None:
-    """The real server on a free port, until the clients' process has asked everything, `rounds` times and once more."""
+    """The real server on a free port, until the clients' process has asked everything, WARM times and `rounds` more."""
     from tunesmith.serve.protocol import ModelStatus, Served
     from tunesmith.serve.running.lifecycle import run
     from tunesmith.serve.state import ServeState
@@ -245,12 +248,12 @@ def serve(live: Any, contract: Any, requests: Requests, rounds: int, told: Calla
                     str(file),
                     str(port),
                 ]
-                for turn in range(rounds + 1):
+                for turn in range(WARM + rounds):
                     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
                     if done.returncode:
                         failed.append(done.stderr)
                         return
-                    if turn:
+                    if turn >= WARM:
                         told(json.loads(done.stdout))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
