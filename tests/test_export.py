@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from tunesmith.base import resolve
 from tunesmith.contract import DATE, Contract
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, RecipeError
 from tunesmith.example import Message
 from tunesmith.export.export import export
 from tunesmith.export.measure import folder_model, logits, proof_rows
+from tunesmith.export.preflight import require_exportable
 from tunesmith.model.adapter import save_adapter
 from tunesmith.model.load import load_model
 from tunesmith.model.lora import adapters, add_lora
@@ -182,6 +183,10 @@ def test_a_base_stored_in_nf4_becomes_16_bit(base: Path, run: Run, tmp_path: Pat
     how = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     (stored / "config.json").write_text(json.dumps(config | {"quantization_config": how}))
     export(recipe_for(stored, "bfloat16", "nf4"), run)
+    again = recipe_for(stored, "bfloat16", "nf4")
+    again = again.model_copy(update={"export": again.export.model_copy(update={"quantized": ("nf4",)})})
+    with pytest.raises(RecipeError, match="lose the adapter"):
+        require_exportable(again, resolve(again.model), tmp_path)
     assert outcomes(run) == dict.fromkeys({*PROVED, "merged_close_to_adapter"}, True)
     model = AutoModelForCausalLM.from_pretrained(run.merged)
     assert model.dtype == torch.bfloat16

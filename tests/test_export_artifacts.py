@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tunesmith.starter import base_folder
 from tunesmith.statistics import Interval
 
 TRAIN, TEST = reports(6, seed=1, name="train"), reports(4, seed=3, name="test")
+SMALL = 0.01  # steps far below those of NF4
 TUNE = {"rank": 4, "alpha": 8.0}
 
 
@@ -46,12 +48,18 @@ def recipe_for(base: Path, dtype: str = "float32", **export: Any) -> Recipe:
     return recipe(model=model, evaluate=evaluate, tune=TUNE, export=export)
 
 
-def write_adapter(base: Path, folder: Path, seed: int = 1) -> None:
+def qlora_recipe(base: Path, **export: Any) -> Recipe:
+    model = {"base": str(base), "dtype": "bfloat16", "quantize": "nf4"}
+    evaluate = {"batch": 4, "decoding": {"max_tokens": 4}}
+    return recipe(model=model, evaluate=evaluate, tune=TUNE, export=export)
+
+
+def write_adapter(base: Path, folder: Path, seed: int = 1, strength: float = 0.03) -> None:
     model = load_model(resolve(recipe_for(base).model), dtype="float32")
     add_lora(model, Tune(**TUNE), seed=seed)
     torch.manual_seed(seed)
     for adapter in adapters(model):
-        adapter.B.data.normal_(0.0, 0.03)
+        adapter.B.data.normal_(0.0, strength)
     save_adapter(model, folder, str(base), Tune(**TUNE))
 
 
@@ -97,6 +105,23 @@ def test_quantised_folders_are_proved_for_several_seeds(base: Path, tmp_path: Pa
         lines = (run.predictions / f"{kind}.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == [row.id for row in TEST]
     assert "adapter_model.safetensors" in checked(run.adapter)
+    assert not list(run.path.glob(".export*"))
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_nf4_of_an_adapter_trained_on_nf4_keeps_it(base: Path, tmp_path: Path, merged: bool) -> None:
+    """Of the merge into the base's own weights: each step of a QLoRA is far below NF4's."""
+    run = new_run(base, tmp_path / "tiny")
+    write_adapter(base, run.adapter, strength=SMALL)
+    asked = qlora_recipe(base, merged=merged, quantized=["nf4"])
+    export(asked, run)
+    if merged:
+        shutil.rmtree(run.quantized / "nf4")
+        export(asked, run)  # merged/ stands: the other merge is made again for it
+    told = json.loads((run.quantized / "nf4" / "merge.json").read_text())
+    assert told["source"] == "original"
+    (kept,) = (proof for proof in run.proofs() if proof["name"] == "nf4_keeps_adapter")
+    assert 0.7 < kept["figure"] < 1.4 and all(outcomes(run).values())
     assert not list(run.path.glob(".export*"))
 
 
@@ -213,6 +238,19 @@ def test_loss_is_judged_by_its_value(value: float, lower: bool, passed: bool) ->
         "nf4", "f1", Interval(value, value - 0.1, value + 0.1, 9), lower, 0.05
     )
     assert proof.passed is passed
+
+
+def test_a_limit_on_greedy_tokens_seldom_refuses_noise_of_its_own_size() -> None:
+    """500 models with near ties, each noisy twice; and noise of eight times the size is always refused."""
+    draw = torch.Generator().manual_seed(0)
+    refused = []
+    for size in (1, 8):
+        for _ in range(500):
+            merged, noise, other = (torch.randn(128, 50, generator=draw) for _ in range(3))
+            noisy, found = merged + 0.02 * noise, merged + 0.02 * size * other
+            refused.append((size, not artifact_proofs.same_greedy("nf4", found, merged, noisy).passed))
+    alarms = sum(bad for size, bad in refused if size == 1)
+    assert alarms <= 2 and sum(bad for size, bad in refused if size == 8) >= 490
 
 
 def test_answers_that_never_end_fail_and_a_few_do_not() -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from test_export_artifacts import base, recipe_for, run
+from test_export_artifacts import SMALL, base, new_run, qlora_recipe, recipe_for, run, write_adapter
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ProofFailed
 from tunesmith.export import artifact_gguf
+from tunesmith.export.artifact_folder import QuantisedFolder
 from tunesmith.export.export import export
 from tunesmith.run import Run
 
@@ -36,6 +37,18 @@ def test_weights_of_another_folder_fail(
     assert run.merged.exists()
     assert not (run.quantized / "nf4").exists()
     assert not (run.predictions / "nf4.jsonl").exists()
+
+
+def test_the_trained_image_put_into_nf4_again_fails(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly each weight falls back on the number that the adapter moved it from."""
+    run = new_run(base, tmp_path / "tiny")
+    write_adapter(base, run.adapter, strength=SMALL)
+    monkeypatch.setattr(QuantisedFolder, "source", property(lambda self: self.yard.source))
+    with pytest.raises(ProofFailed, match="nf4_keeps_adapter"):
+        export(qlora_recipe(base, quantized=["nf4"]), run)
+    assert not (run.quantized / "nf4").exists()
 
 
 def test_a_template_with_one_line_more_fails(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
