@@ -170,7 +170,8 @@ class ServedModels:
         except BaseException as error:
             with self._lock:
                 load.state, load.detail = "failed", _why(error)
-            if load.was_there or load is not self._loads[0]:  # else the server ends by this, and says so itself
+            # a first model that was never there ends the server, which says so itself
+            if load.was_there or load is not self._loads[0]:
                 console.warn(f"{load.names[0]} can't be loaded: {load.detail}")
             if isinstance(error, TunesmithError):
                 error = error.with_traceback(None)  # its frames would hold the weights
