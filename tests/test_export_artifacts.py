@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,8 +18,9 @@ from transformers import AutoModelForCausalLM
 from tunesmith.base import resolve
 from tunesmith.contract import Contract
 from tunesmith.errors import ProofFailed
-from tunesmith.export import artifact_proofs, artifacts, record
+from tunesmith.export import artifact_proofs, artifacts, folder, record
 from tunesmith.export.export import export
+from tunesmith.export.folder import write_sums
 from tunesmith.export.measure import folder_model, logits, proof_rows
 from tunesmith.export.proofs import spread
 from tunesmith.model.adapter import save_adapter
@@ -298,3 +300,25 @@ def test_without_merged_it_is_merged_for_the_time_being(base: Path, run: Run) ->
     assert not run.merged.exists()
     assert not (run.predictions / "merged.jsonl").exists()
     assert not list(run.path.glob(".export*"))
+
+
+def test_checksums_are_read_again_where_a_file_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes that stand under their line already are not read with each thing that comes beside them."""
+    old, new = tmp_path / "old.gguf", tmp_path / "new.gguf"
+    old.write_bytes(b"old")
+    os.utime(old, (1e9, 1e9))
+    write_sums(tmp_path)
+    read: list[str] = []
+    right = folder.sha256_file
+    monkeypatch.setattr(folder, "sha256_file", lambda path: read.append(path.name) or right(path))
+    new.write_bytes(b"new")
+    write_sums(tmp_path)
+    assert read == ["new.gguf"] and checked(tmp_path) == {"old.gguf", "new.gguf"}
+    old.write_bytes(b"changed")
+    write_sums(tmp_path)
+    assert "old.gguf" in read and checked(tmp_path) == {"old.gguf", "new.gguf"}
+    new.unlink()
+    write_sums(tmp_path)
+    assert checked(tmp_path) == {"old.gguf"}

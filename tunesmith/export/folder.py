@@ -63,13 +63,28 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
-    """SHA256SUMS over all files of a folder, as `sha256sum --check` reads it. `known`: name → sha256."""
-    sums = dict(known or {})
+    """SHA256SUMS over all files of a folder, as `sha256sum --check` reads it. `known`: name → sha256.
+
+    A line that is there already stays, where its file is older: gigabytes are read once, not with each thing beside them.
+    """
+    sums = _still_true(folder) | dict(known or {})
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in sums and path.name != SUMS and not path.name.startswith("."):
             sums[path.name] = sha256_file(path)
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     write_atomic(folder / SUMS, lines.encode())
+
+
+def _still_true(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        return {}
+    written = path.stat().st_mtime_ns
+    found = {
+        name: sum for sum, _, name in (line.partition("  ") for line in path.read_text("utf-8").splitlines())
+    }
+    files = {one.name: one.stat().st_mtime_ns for one in folder.iterdir() if one.is_file()}
+    return {name: sum for name, sum in found.items() if name in files and files[name] < written}
 
 
 def unlist(folder: Path, names: Collection[str]) -> None:
