@@ -65,7 +65,7 @@ def own_files(folder: Path) -> list[Path]:
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """SHA256SUMS over all files of a folder, as `sha256sum --check` reads it. `known`: name → sha256.
 
-    A line that is there already stays, where its file is older: gigabytes are read once, not with each thing beside them.
+    A line stays where its file is older: gigabytes are read once, not again with each thing that comes beside them.
     """
     sums = _still_true(folder) | dict(known or {})
     for path in sorted(folder.iterdir()):
