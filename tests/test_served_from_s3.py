@@ -51,7 +51,9 @@ def test_progress_is_told_while_it_loads(
 
     seen = asyncio.run(watch())
     fetching = [one for one in seen if one.detail.startswith("fetching: ")]
-    assert {one.state for one in seen} <= {"waiting", "loading", "ready"} and len({one.done for one in fetching}) > 3
+    assert {one.state for one in seen} <= {"waiting", "loading", "ready"} and len(
+        {one.done for one in fetching}
+    ) > 3
     assert [one.done for one in fetching] == sorted(one.done for one in fetching) and "MB" in fetching[
         0
     ].detail
