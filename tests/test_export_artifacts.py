@@ -202,7 +202,7 @@ def test_gguf_files_are_proved_for_several_seeds_and_kinds(
             found
         )
         assert (run.predictions / f"gguf-{kind}.jsonl").is_file()
-    assert "gguf_adapter_computes_as_merged" in found
+    assert "gguf_adapter_computes_as_live" in found
     files = {f"tiny-{kind}.gguf" for kind in [*kinds, "adapter"]}
     assert files | {"contract.json", "tokenizer.json"} <= checked(run.gguf)
     entry = record.entry(run, f"gguf-{kinds[0]}")

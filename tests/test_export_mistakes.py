@@ -143,6 +143,14 @@ def test_an_adapter_without_effect_fails(base: Path, run: Run, quantize: str) ->
         export(recipe_for(base, "bfloat16", quantize), run)
 
 
+def test_an_adapter_below_the_steps_of_the_stored_type_fails(base: Path, run: Run) -> None:
+    """All logits are as near as rounding makes them, and four fifths of the adapter are gone."""
+    write_adapter(base, run.adapter, strength=2e-5)
+    with pytest.raises(ProofFailed, match="merged_keeps_adapter") as caught:
+        export(recipe_for(base, "bfloat16"), run)
+    assert "train longer" in str(caught.value.fix) and not run.merged.exists()
+
+
 def test_a_failed_merge_takes_the_older_one_with_it(
     base: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,13 +25,25 @@ _HELD = {"nf4": "NF4", "int8": "8 bits"}
 
 def computes_as_merged(name: str, found: Tensor, merged: Tensor, rounded: Tensor, type_name: str) -> Proof:
     """An exact file; noise: the merged model whose weights were rounded once more to `type_name`."""
-    noise = spread(merged, rounded)
-    figure, limit = spread(found, merged), SLACK * noise + FLOOR
+    return _computes_as("merged", name, found, merged, rounded, type_name)
+
+
+def computes_as_live(name: str, found: Tensor, live: Tensor, rounded: Tensor, type_name: str) -> Proof:
+    """An adapter's file over a GGUF of the base, against the adapter live on the same weights; noise as above."""
+    return _computes_as("live", name, found, live, rounded, type_name)
+
+
+def _computes_as(
+    what: str, name: str, found: Tensor, model: Tensor, rounded: Tensor, type_name: str
+) -> Proof:
+    noise = spread(model, rounded)
+    figure, limit = spread(found, model), SLACK * noise + FLOOR
+    with_what = "merged" if what == "merged" else "the adapter live on the base's own weights"
     detail = (
-        f"root mean square difference of logits, the file run by llama.cpp and merged, {len(merged)} positions; "
+        f"root mean square difference of logits, the file run by llama.cpp and {with_what}, {len(model)} positions; "
         f"one random rounding of all weights to {type_name} makes {noise:.2g}"
     )
-    return Proof(f"{proof_prefix(name)}computes_as_merged", figure <= limit, figure, limit, detail)
+    return Proof(f"{proof_prefix(name)}computes_as_{what}", figure <= limit, figure, limit, detail)
 
 
 def is_merged_quantised(name: str, found: Tensor, merged: Tensor, plain: Tensor, bits: int) -> Proof:

@@ -18,7 +18,7 @@ from tunesmith.export.measure import folder_model, logits, reround_model
 from tunesmith.export.reads import folder_renders_as_contract
 from tunesmith.export.scores import LIVE, against_live
 from tunesmith.export.yardstick import Yardstick
-from tunesmith.model.merge import Source, merge_weights, read_deltas
+from tunesmith.model.merge import Kept, Source, merge_weights, read_deltas
 from tunesmith.model.tuned import load_tuned
 from tunesmith.run import write_atomic
 from tunesmith.tasks.answered import answers_headline
@@ -48,14 +48,13 @@ def merged_folder(job: Job) -> Iterator[Yardstick]:
     _measure_live(job, yard)
     with ExitStack() as stack:
         folders = {source: stack.enter_context(new_folder(run)) for source in job.sources}
-        for source, folder in folders.items():
-            write_merge(job, source, folder)
+        left = {source: write_merge(job, source, folder) for source, folder in folders.items()}
         compared = _compare(job, job.choice, folders) if job.choice else {}
         kept = choose(compared) if compared else job.sources[0]
         yard.folder, yard.source = folders[kept], kept
         yard.candidates = {source: folder for source, folder in folders.items() if source != kept}
         try:
-            _prove(job, yard, compared)
+            _prove(job, yard, left[kept], compared)
         except ProofFailed:
             if keep:
                 shutil.rmtree(run.merged, ignore_errors=True)
@@ -102,9 +101,10 @@ def _measure_live(job: Job, yard: Yardstick) -> None:
     yard.live_rerounded = logits(model, job.rows)
 
 
-def write_merge(job: Job, source: Source, folder: Path) -> None:
-    """The whole folder, not proved yet."""
+def write_merge(job: Job, source: Source, folder: Path) -> Kept:
+    """The whole folder, not proved yet; what its rounding has left of the adapter."""
     deltas = read_deltas(job.adapter) if job.adapter else {}
+    kept = Kept()
     sums = merge_weights(
         job.weights,
         deltas,
@@ -114,9 +114,11 @@ def write_merge(job: Job, source: Source, folder: Path) -> None:
         quantize=job.recipe.model.quantize,
         trained_in=job.trained_in,
         device=job.device,
+        kept=kept,
     )
     origin = {**job.origin, "source": source}
     complete(folder, job.base, job.contract, job.decoding, job.dtype, origin, sums)
+    return kept
 
 
 def _compare(job: Job, choice: Choice, folders: dict[Source, Path]) -> dict[Source, Compared]:
@@ -128,7 +130,7 @@ def _compare(job: Job, choice: Choice, folders: dict[Source, Path]) -> dict[Sour
     return compare(job.recipe, job.run, job.sources, choice)
 
 
-def _prove(job: Job, yard: Yardstick, compared: dict[Source, Compared]) -> None:
+def _prove(job: Job, yard: Yardstick, left: Kept, compared: dict[Source, Compared]) -> None:
     """All proofs of the kept folder, each written down; the first that fails ends the stage."""
     rows, prove, source = job.rows, job.run.prove, yard.source
     reloaded = yard.merged
@@ -142,6 +144,8 @@ def _prove(job: Job, yard: Yardstick, compared: dict[Source, Compared]) -> None:
     prove(proofs.merged_has_effect(reloaded, base, yard.base_again, rounding))
     if source == "dequantized" or job.recipe.model.quantize == "none":
         prove(proofs.merged_close_to_adapter(reloaded, yard.live, yard.live_rerounded))
+    if job.adapter is not None:
+        prove(proofs.merged_keeps_adapter(left.share, str(job.dtype).removeprefix("torch.")))
     prove(folder_renders_as_contract(NAME, yard.folder, job.contract, job.scored.examples))
     if compared:
         headline = answers_headline(run_task(job.recipe, job.run))

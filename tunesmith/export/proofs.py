@@ -24,6 +24,18 @@ def merged_equals_fp32_merge(reloaded: Tensor, in_memory: Tensor, singly: Tensor
     return Proof("merged_equals_fp32_merge", figure <= limit, figure, limit, detail)
 
 
+def merged_keeps_adapter(share: float, type_name: str) -> Proof:
+    """What is left of the adapter in the stored weights (`model.merge.Kept`); more than half is asked for.
+
+    Logits can't show it: an adapter that is lost weight by weight moves them by less than rounding does.
+    """
+    detail = (
+        f"share of the adapter's change of the weights that is left once they are rounded to {type_name}; 1: all. "
+        "Much less than 1 comes of steps below the type's own: train longer or at a higher rate, or serve the adapter"
+    )
+    return Proof("merged_keeps_adapter", share > 0.5, share, "> 0.5", detail)
+
+
 def merged_close_to_adapter(reloaded: Tensor, live: Tensor, rerounded: Tensor) -> Proof:
     """The folder against the live adapter; noise: the adapter on a base whose weights were rounded once more."""
     noise = spread(live, rerounded)

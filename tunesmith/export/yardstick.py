@@ -88,11 +88,14 @@ class Yardstick:
         return self._known["base, again"]
 
     @property
-    def original(self) -> Tensor:
-        """The adapter merged into the base's own weights, whatever the folder was merged into."""
-        if self.source == "original":
-            return self.merged
-        return self._measured("original", lambda: self.merged_in_memory("original", 1.0))
+    def on_the_base(self) -> Tensor:
+        """The adapter live on the base's own weights: as llama.cpp puts it on a GGUF of them. Rounded nowhere."""
+        job = self.job
+        if job.recipe.model.quantize == "none":
+            return self.live
+        dense = job.recipe.model.model_copy(update={"quantize": "none"})
+        recipe = job.recipe.model_copy(update={"model": dense})
+        return self._measured("on the base", lambda: load_tuned(recipe, job.run.adapter, job.device))
 
     def rounded(self, dtype: torch.dtype) -> Tensor:
         """The folder with all weights rounded once more to `dtype`, at random."""
