@@ -8,9 +8,10 @@ Each of the clients asks again as soon as its answer has ended. Answers have 64 
 `engine`: the transformers engine (LiveSlots) under those clients, in this process. `one at a time`: transformers'
 `generate` on the first --alone of the same prompts, attention by sdpa. `server`: the same requests to the same engine
 over HTTP, /v1/completions, streamed, by the real server (uvicorn, guards and all) in this process and the clients in
-another; `engine with stops` is what it is compared with, because over HTTP the Contract's stop ids end an answer. On a
-CPU the model is fp32 and all answers have to be equal. --shape: random weights in bf16, prompts of log-normal length
-(median 190). --plain-layers: `engine, plain layers` is the engine without the lean pass, beside it in every round.
+another, each on a connection that it keeps; its `cpu_seconds` are the clients'. `engine with stops` is what it is
+compared with, because over HTTP the Contract's stop ids end an answer. On a CPU the model is fp32 and all answers have
+to be equal. --shape: random weights in bf16, prompts of log-normal length (median 190). --plain-layers: `engine, plain
+layers` is the engine without the lean pass, beside it in every round.
 
 A JSON line for each measurement, then the ratios: `speed-up` (engine over one at a time, tokens/s) and `overhead`
 (server over engine with stops, seconds per token; 0.05 is 5 %).
@@ -22,6 +23,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -270,47 +272,78 @@ def clients() -> None:
     """The clients' process: argv holds the file of requests and the port. Prints its figures."""
     requests: Requests = json.loads(Path(sys.argv[1]).read_text())
     port = int(sys.argv[2])
+    ready = [[_request(port, prompt) for prompt in prompts] for prompts in requests]
     waits: list[float] = []
-    tokens = 0
 
-    async def client(prompts: list[list[int]]) -> None:
-        nonlocal tokens
-        for prompt in prompts:
-            asked = time.perf_counter()
-            first, usage = await _stream(port, prompt)
-            waits.append(first - asked)
-            tokens += usage
+    async def everybody() -> tuple[int, float]:
+        loop = asyncio.get_running_loop()
+        made = [loop.create_connection(lambda: _Client(waits), "127.0.0.1", port) for _ in ready]
+        each = [client for _, client in await asyncio.gather(*made)]
+        begin = time.perf_counter()
+        for client, own in zip(each, ready, strict=True):
+            client.ask(own)
+        return sum(await asyncio.gather(*(client.done for client in each))), time.perf_counter() - begin
 
-    async def everybody() -> None:
-        await asyncio.gather(*map(client, requests))
-
-    begin = time.perf_counter()
-    asyncio.run(everybody())
-    print(json.dumps(_figures(tokens, time.perf_counter() - begin, waits)))
+    cpu = time.process_time()
+    tokens, took = asyncio.run(everybody())
+    print(json.dumps(_figures(tokens, took, waits, time.process_time() - cpu)))
 
 
-async def _stream(port: int, prompt: list[int]) -> tuple[float, int]:
-    """One answer: when its first token came, and how many there were."""
+def _request(port: int, prompt: list[int]) -> bytes:
     body = json.dumps({
         "model": "bench", "prompt": prompt, "max_tokens": NEW, "temperature": 0, "stream": True,
         "stream_options": {"include_usage": True},
     })  # fmt: skip
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
-    )
-    status = await reader.readline()
-    first, count = 0.0, 0
-    while line := await reader.readline():
-        if line.startswith(b"data: {"):
-            first = first or time.perf_counter()
-            if usage := json.loads(line[6:]).get("usage"):
-                count = usage["completion_tokens"]
-    writer.close()
-    if b" 200 " not in status or not count:
-        raise RuntimeError(f"no answer: {status!r}")
-    return first, count
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+class _Client(asyncio.Protocol):
+    """One connection, which is kept: the next request goes out when the last byte of an answer has come.
+
+    `waits` gets the seconds to each first token, `done` the number of tokens. It computes as little as it can: what is
+    measured is the server.
+    """
+
+    def __init__(self, waits: list[float]) -> None:
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waits, self._tokens = waits, 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(RuntimeError(f"no answer: {bytes(self._come[:200])!r} {exc}"))
+
+    def ask(self, requests: list[bytes]) -> None:
+        """All of them, one after the other."""
+        self._left = iter(requests)
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        self._come += data
+        if not self._first and b"data: {" in self._come:
+            self._first = time.perf_counter()
+            self._waits.append(self._first - self._asked)
+        if not self._come.endswith(b"\r\n0\r\n\r\n"):  # the last chunk of a body
+            return
+        count = re.search(rb'"completion_tokens": (\d+)', self._come)
+        if not self._come.startswith(b"HTTP/1.1 200 ") or b"data: [DONE]" not in self._come or count is None:
+            self._transport.close()
+            return
+        self._tokens += int(count[1])
+        self._next()
+
+    def _next(self) -> None:
+        request = next(self._left, None)
+        if request is None:
+            self.done.set_result(self._tokens)
+            self._transport.close()
+            return
+        self._come, self._first, self._asked = bytearray(), 0.0, time.perf_counter()
+        self._transport.write(request)
 
 
 # ---- models, and figures

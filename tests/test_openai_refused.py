@@ -13,6 +13,8 @@ import openai
 import pytest
 from scripted_openai import chat, contract, scripted
 
+from tunesmith.serve.schemas import _maybe_infinite
+
 
 @pytest.mark.parametrize(
     "key, value",
@@ -73,6 +75,21 @@ BAD_BODIES = [
     b'{"model": "scripted", "prompt": "x", "seed": ' + b"9" * 6000 + b"}", b'{"model": "scripted",}',
     b"{'model': 'scripted'}", b'{"model": "\x00"}', '{"model": "scripted"}'.encode("utf-16"), b"\xef\xbb\xbf{}",
 ]  # fmt: skip
+
+
+def test_numbers_that_read_as_infinite_are_looked_for_in_every_spelling() -> None:
+    for number in (
+        "1e999",
+        "1E+400",
+        "1.e999",
+        "-2.5e309",
+        "9" * 400,
+        "1" + "0" * 309,
+        "5." + "1" * 300 + "e310",
+    ):
+        assert _maybe_infinite(f'{{"a": [{number}]}}'.encode()), number
+    for number in ("1e99", "1e-999", "12345678901234567890", "1," * 1000, "9" * 299, "0.5", "be1234"):
+        assert not _maybe_infinite(f'{{"a": [{number}]}}'.encode()), number
 
 
 @pytest.mark.parametrize(

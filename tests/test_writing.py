@@ -243,7 +243,8 @@ def test_one_cancelled_while_it_is_put_into_the_queue_is_not_written(made: Any) 
     live.submit = submit  # type: ignore[method-assign]
 
     async def run() -> None:
-        task = asyncio.ensure_future(begin(state, served, Ask([[1]], max_tokens=4000)))
+        held = Ask([[1]], max_tokens=4000, schema={"type": "object"})  # goes there beside the loop
+        task = asyncio.ensure_future(begin(state, served, held))
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

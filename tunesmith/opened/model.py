@@ -145,6 +145,7 @@ class Opened:
                 self.place.path, adapter=adapter, context=self.served_context(context), slots=count
             )
             return LiveLlama(held, self.contract)
+        from tunesmith.generate.lean import why_not_lean
         from tunesmith.generate.live.engine import LiveSlots
         from tunesmith.model.lora_bank import LoraBank
 
@@ -152,6 +153,8 @@ class Opened:
         folders = ({self.name: self.adapter} if self.adapter else {}) | dict(adapters)
         model = self.load()
         bank = LoraBank(model, folders) if folders else None
+        if model.device.type == "cuda" and (why := why_not_lean(model)):
+            console.note(f"{self.name}: layers go through transformers' own forward, which is slower: {why}")
         return LiveSlots(model, self.contract, slots=slots, context=room, adapters=bank)
 
     def load(self) -> PreTrainedModel:

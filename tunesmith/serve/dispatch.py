@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 
 from tunesmith.generate.protocol import LiveGenerator, LiveRequest, TokenEvent
 
+_QUICK = 1 << 14  # prompt tokens of a request that are looked through in the loop: half a millisecond
+
 
 class Mailbox:
     """The events of one client's requests (several where it asks for several answers)."""
@@ -27,20 +29,28 @@ class Mailbox:
 
     async def submit(self, requests: Sequence[LiveRequest]) -> None:
         """Asks for answers, numbered as they stand here. TunesmithError where one can't be written: none is then."""
+        quick = sum(len(request.prompt) for request in requests) <= _QUICK
         for number, request in enumerate(requests):
             ticket = self._dispatch.opened(self)
             self._number[ticket] = number
-            # beside the loop: a grammar takes a while to make
-            sent = asyncio.ensure_future(asyncio.to_thread(self._live.submit, ticket, request))
             try:
-                await asyncio.shield(sent)
-            except asyncio.CancelledError:
-                sent.add_done_callback(partial(self._too_late, ticket))
-                raise
-            except BaseException:
+                if quick and request.schema is None:
+                    self._live.submit(ticket, request)
+                else:
+                    await self._beside(ticket, request)
+            except Exception:
                 self._forget(ticket)
                 self.close()
                 raise
+
+    async def _beside(self, ticket: int, request: LiveRequest) -> None:
+        """Beside the loop: a grammar takes a while to make, a long prompt to look through."""
+        sent = asyncio.ensure_future(asyncio.to_thread(self._live.submit, ticket, request))
+        try:
+            await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            sent.add_done_callback(partial(self._too_late, ticket))
+            raise
 
     async def take(self) -> list[tuple[int, TokenEvent]]:
         """All events that have come, each with the number of its request; waits for one where there is none."""

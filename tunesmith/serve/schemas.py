@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.serve.protocol import Unservable
 
 _LARGE = 1 << 16  # bytes that are read beside the loop
-_MAYBE_INFINITE = re.compile(
-    rb"[0-9.][eE]\+?[0-9]{3}|[0-9]{300}"
-)  # 1e999 reads as infinite, which no schema may hold
+_LARGE_POWER = re.compile(rb"[eE](?<=[0-9.].)\+?[0-9]{3}")
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 300
 _MOST = 3  # problems of one request that are told
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
@@ -54,7 +54,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         data = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise Unservable(f"the body is not JSON: {error}") from None
-    if _MAYBE_INFINITE.search(raw):
+    if _maybe_infinite(raw):
         try:
             json.dumps(data, allow_nan=False)
         except ValueError:
@@ -62,6 +62,11 @@ def _parse(raw: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Unservable("the body must be a JSON object")
     return data
+
+
+def _maybe_infinite(raw: bytes) -> bool:
+    """Whether a number in it may read as infinite (1e999, or hundreds of digits), which no schema may hold."""
+    return _LARGE_POWER.search(raw) is not None or _LONG in raw.translate(_ZEROS)
 
 
 def _told(error: ValidationError) -> Unservable:

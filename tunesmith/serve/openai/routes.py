@@ -44,8 +44,8 @@ async def completions(request: Request) -> Response:
     state, asked = _state(request), await read(request, CompletionAsked)
     asked.require_known()
     served = await state.models.get(asked.model)
-    prompts = await _prompts(served, asked.prompt, state.limits.requests)
     echo = bool(asked.echo)
+    prompts = await _prompts(served, asked.prompt, state.limits.requests, echo)
     ask = _ask(
         asked,
         _COMPLETION,
@@ -121,8 +121,8 @@ async def _schema(wanted: ResponseFormat | None, most: int) -> Mapping[str, Any]
     return await answer_schema(wanted.json_schema.schema_, most, "response_format.json_schema.schema")
 
 
-async def _prompts(served: Served, prompt: str | list[Any], most: int) -> list[Echo]:
-    """Of one prompt or many, each as text or as ids."""
+async def _prompts(served: Served, prompt: str | list[Any], most: int, echo: bool) -> list[Echo]:
+    """Of one prompt or many, each as text or as ids. `echo`: whether their text is told."""
     several = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
     if len(several) > most:
         raise Unservable(f"at most {most} prompts in one request", where="prompt")
@@ -133,8 +133,8 @@ async def _prompts(served: Served, prompt: str | list[Any], most: int) -> list[E
             made.append(Echo(one, ids, added))
         else:
             ids = given_prompt(served.contract, one, "prompt")
-            text = str(served.contract.tokenizer.decode(ids, skip_special_tokens=False))
-            made.append(Echo(text, ids))
+            text = served.contract.tokenizer.decode(ids, skip_special_tokens=False) if echo else ""
+            made.append(Echo(str(text), ids))
     return made
 
 

@@ -61,17 +61,16 @@ class Streamed(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        bug = None
-        while True:
+        bug, ended = None, False
+        while not ended:
             try:
-                parts = await self._writing.more()
-                chunk = self._wire.end() if parts is None else self._wire.of(parts)
+                chunk = self._wire.of(await self._writing.more() or ())
+                if ended := self._writing.ended:  # the last events go with the last part
+                    chunk += self._wire.end()
             except Exception as error:
-                parts, chunk = None, self._wire.failed(error)
+                ended, chunk = True, self._wire.failed(error)
                 bug = None if isinstance(error, TunesmithError) else error
-            await send({"type": "http.response.body", "body": chunk, "more_body": parts is not None})
-            if parts is None:
-                break
+            await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
         if bug is not None:
             raise bug
 

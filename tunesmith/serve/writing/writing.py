@@ -97,12 +97,17 @@ class Writing:
         """Of all answers; the token that ends one counts, as in `max_tokens`."""
         return sum(choice.tokens for choice in self.choices)
 
+    @property
+    def ended(self) -> bool:
+        """All answers are finished, and `more` has given the last of them."""
+        return not self._left
+
     async def more(self) -> list[Part] | None:
         """What the answers went on with since the last call; waits for it. None: all are finished.
 
         Ended where one breaks off.
         """
-        if not self._left:
+        if self.ended:
             return None
         events = await self._box.take()
         now = time.perf_counter()
