@@ -72,10 +72,8 @@ def _same(origin: str, host: str) -> bool:
         return False
     if parts is None or parts.scheme not in _PORTS:
         return False
-    return host in (
-        parts.netloc,
-        f"{parts.netloc}:{_PORTS[parts.scheme]}",
-    )  # browsers leave it out, proxies don't
+    # browsers leave the usual port out, some proxies don't
+    return host in (parts.netloc, f"{parts.netloc}:{_PORTS[parts.scheme]}")
 
 
 def _is_link(scope: Scope) -> bool:

@@ -10,9 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunesmith.serve.limits import Limits
 
-_LEAST = (
-    64 << 10
-)  # bytes of a long answer that have to be taken in `unread_seconds`, or all where fewer are left
+# bytes of a long answer that have to be taken in `unread_seconds`, or all where fewer are left
+_LEAST = 64 << 10
 
 
 def patient(limits: Limits) -> type[asyncio.Protocol]:
@@ -23,10 +22,8 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
         _headers: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
         _rest: asyncio.TimerHandle | None = None
-        _left, _until = (
-            0,
-            0.0,
-        )  # bytes that waited to be read when they were last counted; the loop's time for all
+        # bytes that waited to be read when they were last counted; the loop's time for all
+        _left, _until = 0, 0.0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -46,9 +43,8 @@ def patient(limits: Limits) -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if (
-                self.conn.their_state is h11.SEND_BODY
-            ):  # refused unread: each byte of the rest would end uvicorn's timer
+            if self.conn.their_state is h11.SEND_BODY:
+                # refused unread: each byte of the rest would end uvicorn's timer
                 _end(self._rest)
                 self._rest = self.loop.call_later(limits.body_seconds, self.transport.abort)
 
