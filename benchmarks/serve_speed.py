@@ -20,10 +20,8 @@ A JSON line for each measurement, then the ratios: `speed-up` (engine over one a
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import statistics
@@ -36,12 +34,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-NEW = 64
-WARM = (
-    4  # rounds over HTTP that don't count: requests come singly there, and graphs of more sizes are captured
-)
-Requests = list[list[list[int]]]  # of each client, its prompts
-Figures = dict[str, Any]
+from serve_clients import NEW, Figures, Requests, figures
+from step_speed import layers_of, teller
+
+# rounds over HTTP that don't count: requests come singly there, and graphs of more sizes are captured
+WARM = 4
 
 
 def main() -> None:
@@ -67,18 +64,11 @@ def main() -> None:
     requests = [prompts[n :: chosen.clients] for n in range(chosen.clients)]
     on_card = model.device.type == "cuda"
     count = chosen.alone or (min(12, len(prompts)) if on_card else len(prompts))
-    from step_speed import layers_of
-
     from tunesmith.generate.lean import why_not_lean
     from tunesmith.generate.live.engine import LiveSlots
     from tunesmith.model.attention import ATTENTION
 
-    def say(what: str, **figures: Any) -> None:
-        line = json.dumps({"what": what} | figures)
-        print(line, flush=True)
-        if chosen.out:
-            with chosen.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(chosen.out)
 
     say("setting", device=_device(model), base=chosen.shape or chosen.base, clients=chosen.clients,
         prompts=len(prompts), prompt_tokens=statistics.mean(map(len, prompts)), new_tokens=NEW)  # fmt: skip
@@ -160,7 +150,7 @@ class Driver:
         self._done.wait()
         took = time.perf_counter() - begin
         waits = [self._first[ticket] - asked for ticket, asked in self._asked.items()]
-        return _figures(sum(map(len, self.answers.values())), took, waits, time.process_time() - cpu)
+        return figures(sum(map(len, self.answers.values())), took, waits, time.process_time() - cpu)
 
     def _ask(self, ticket: int) -> None:
         """Ticket t is request t // clients of client t % clients."""
@@ -205,7 +195,7 @@ def one_at_a_time(model: Any, prompts: Sequence[list[int]]) -> tuple[Figures, di
                 answers[number] = whole[0, len(prompt) :].tolist()
     took = time.perf_counter() - begin
     cpu = time.process_time() - cpu
-    return _figures(sum(map(len, answers.values())), took, [], cpu), answers
+    return figures(sum(map(len, answers.values())), took, [], cpu), answers
 
 
 # ---- over HTTP
@@ -243,13 +233,7 @@ def serve(live: Any, contract: Any, requests: Requests, rounds: int, told: Calla
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "requests.json"
                 file.write_text(json.dumps(requests))
-                command = [
-                    sys.executable,
-                    "-c",
-                    "import serve_speed; serve_speed.clients()",
-                    str(file),
-                    str(port),
-                ]
+                command = [sys.executable, "serve_clients.py", str(file), str(port)]
                 for turn in range(WARM + rounds):
                     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
                     if done.returncode:
@@ -266,84 +250,6 @@ def serve(live: Any, contract: Any, requests: Requests, rounds: int, told: Calla
     asking.join()
     if failed:
         sys.exit(failed[0])
-
-
-def clients() -> None:
-    """The clients' process: argv holds the file of requests and the port. Prints its figures."""
-    requests: Requests = json.loads(Path(sys.argv[1]).read_text())
-    port = int(sys.argv[2])
-    ready = [[_request(port, prompt) for prompt in prompts] for prompts in requests]
-    waits: list[float] = []
-
-    async def everybody() -> tuple[int, float]:
-        loop = asyncio.get_running_loop()
-        made = [loop.create_connection(lambda: _Client(waits), "127.0.0.1", port) for _ in ready]
-        each = [client for _, client in await asyncio.gather(*made)]
-        begin = time.perf_counter()
-        for client, own in zip(each, ready, strict=True):
-            client.ask(own)
-        return sum(await asyncio.gather(*(client.done for client in each))), time.perf_counter() - begin
-
-    cpu = time.process_time()
-    tokens, took = asyncio.run(everybody())
-    print(json.dumps(_figures(tokens, took, waits, time.process_time() - cpu)))
-
-
-def _request(port: int, prompt: list[int]) -> bytes:
-    body = json.dumps({
-        "model": "bench", "prompt": prompt, "max_tokens": NEW, "temperature": 0, "stream": True,
-        "stream_options": {"include_usage": True},
-    })  # fmt: skip
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-
-
-class _Client(asyncio.Protocol):
-    """One connection, which is kept: the next request goes out when the last byte of an answer has come.
-
-    `waits` gets the seconds to each first token, `done` the number of tokens. It computes as little as it can: what is
-    measured is the server.
-    """
-
-    def __init__(self, waits: list[float]) -> None:
-        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waits, self._tokens = waits, 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(RuntimeError(f"no answer: {bytes(self._come[:200])!r} {exc}"))
-
-    def ask(self, requests: list[bytes]) -> None:
-        """All of them, one after the other."""
-        self._left = iter(requests)
-        self._next()
-
-    def data_received(self, data: bytes) -> None:
-        self._come += data
-        if not self._first and b"data: {" in self._come:
-            self._first = time.perf_counter()
-            self._waits.append(self._first - self._asked)
-        if not self._come.endswith(b"\r\n0\r\n\r\n"):  # the last chunk of a body
-            return
-        count = re.search(rb'"completion_tokens": (\d+)', self._come)
-        if not self._come.startswith(b"HTTP/1.1 200 ") or b"data: [DONE]" not in self._come or count is None:
-            self._transport.close()
-            return
-        self._tokens += int(count[1])
-        self._next()
-
-    def _next(self) -> None:
-        request = next(self._left, None)
-        if request is None:
-            self.done.set_result(self._tokens)
-            self._transport.close()
-            return
-        self._come, self._first, self._asked = bytearray(), 0.0, time.perf_counter()
-        self._transport.write(request)
 
 
 # ---- models, and figures
@@ -390,17 +296,6 @@ def _shape(chosen: argparse.Namespace) -> tuple[Any, Any, list[list[int]]]:
     lengths = np.clip(draw.lognormal(np.log(190), 0.45, chosen.clients * chosen.requests), 20, 1024)
     prompts = [draw.integers(4, config.vocab_size, int(n)).tolist() for n in lengths]
     return model.eval(), contract, prompts
-
-
-def _figures(tokens: int, seconds: float, waits: Sequence[float], cpu: float | None = None) -> Figures:
-    """cpu: seconds that this process computed, on a machine with other work."""
-    made: Figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-    if cpu is not None:
-        made["cpu_seconds"] = cpu
-    if waits:
-        cuts = statistics.quantiles(waits, n=100, method="inclusive")
-        made |= {"first_token_p50": cuts[49], "first_token_p99": cuts[98]}
-    return made
 
 
 def _rate(figures: Figures) -> float:

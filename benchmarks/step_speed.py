@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ def layers_of(way: str) -> Iterator[None]:
         decoder.forward_of = before
 
 
+def teller(out: Path | None) -> Callable[..., None]:
+    """What prints a JSON line of figures, and adds it to `out`."""
+
+    def say(what: str, **figures: Any) -> None:
+        line = json.dumps({"what": what} | figures)
+        print(line, flush=True)
+        if out:
+            with out.open("a") as file:
+                file.write(line + "\n")
+
+    return say
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,12 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines are added")
     chosen = parser.parse_args()
 
-    def say(what: str, **figures: Any) -> None:
-        line = json.dumps({"what": what} | figures)
-        print(line, flush=True)
-        if chosen.out:
-            with chosen.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(chosen.out)
 
     from tunesmith.generate.lean import why_not_lean
 

@@ -54,7 +54,7 @@ class Sources:
             if path.is_file() and kind in TYPES and _holds(TYPES[kind], job.dtype):
                 return path
         exact = _kind_of(job.dtype)
-        path = self._folder / f"{exact}.gguf"
+        path = self._passing.folder / f"{exact}.gguf"
         _write(self.yard.folder, path, exact, job)
         _prove_exact(job, self.yard, "gguf-source", path, exact)
         return path
@@ -63,7 +63,7 @@ class Sources:
     def base(self) -> Path:
         """The base that an adapter is put on, with the run's tokens and template."""
         job = self.job
-        path = self._folder / "base.gguf"
+        path = self._passing.folder / "base.gguf"
         _write(job.base.folder, path, _kind_of(exact_type(job.base)), job)
         return path
 
@@ -75,16 +75,12 @@ class Sources:
             return None
         train = Rows.open(job.run.data, "train")
         numbers = chosen(len(train), MATRIX_ROWS, job.recipe.seed)
-        path = self._folder / "imatrix.gguf"
+        path = self._passing.folder / "imatrix.gguf"
         write_imatrix(
             self.yard.folder, [train.ids(number).tolist() for number in numbers], path, self.job.device
         )
         free()
         return path
-
-    @property
-    def _folder(self) -> Path:
-        return self._passing.folder
 
 
 class ModelFile:

@@ -134,7 +134,7 @@ def _prove(job: Job, yard: Yardstick, left: Kept, compared: dict[Source, Compare
     """All proofs of the kept folder, each written down; the first that fails ends the stage."""
     rows, prove, source = job.rows, job.run.prove, yard.source
     reloaded = yard.merged
-    in_memory = yard.merged_in_memory(source)
+    in_memory = yard.merged_in_memory()
     merged, singly = logits(in_memory, rows), logits(in_memory, rows, singly=True)
     del in_memory
     free()

@@ -75,7 +75,7 @@ class Yardstick:
     def base(self) -> Tensor:
         """A merge of nothing."""
         if "base" not in self._known:
-            model = self.merged_in_memory(self.source, 0.0)
+            model = self.merged_in_memory(strength=0.0)
             self._known["base"], self._known["base, again"] = (logits(model, self.job.rows) for _ in range(2))
             del model
             free()
@@ -144,14 +144,14 @@ class Yardstick:
     def _folder(self, dtype: torch.dtype) -> Any:
         return folder_model(self.folder, dtype, self.job.device)
 
-    def merged_in_memory(self, source: Source, strength: float = 1.0) -> Any:
+    def merged_in_memory(self, strength: float = 1.0) -> Any:
         """The merge by another way than the folder's; `strength` 0: the base alone."""
         job = self.job
         return merged_in_memory(
             job.weights if strength else job.base,
             job.adapter,
             dtype=job.dtype,
-            source=source,
+            source=self.source,
             quantize=job.recipe.model.quantize,
             trained_in=job.trained_in,
             device=job.device,

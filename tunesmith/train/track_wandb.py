@@ -9,7 +9,6 @@ from __future__ import annotations
 import netrc
 import os
 import struct
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,10 +30,10 @@ _EXIT = {"finished": 0, "failed": 1, "stopped": 75}
 class WeightsAndBiases:
     """A W&B run."""
 
-    def __init__(self, recipe: Recipe, run: Run, id: str | None) -> None:
+    def __init__(self, recipe: Recipe, run: Run, id: str) -> None:
         import wandb
 
-        self.id = id or new_id()
+        self.id = id
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "tunesmith"),
             id=self.id,
@@ -56,11 +55,6 @@ class WeightsAndBiases:
     def close(self, outcome: Outcome) -> None:
         """Uploads the rest."""
         self._run.finish(exit_code=_EXIT[outcome])
-
-
-def new_id() -> str:
-    """Of a run that W&B doesn't know yet."""
-    return uuid.uuid4().hex[:12]
 
 
 def require_key() -> None:

@@ -8,6 +8,7 @@ twice. Whatever goes wrong there is one warning; training never waits for it, ex
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -35,6 +36,7 @@ Opener = Callable[[Recipe, Run, str | None], Tracker]
 def _wandb(recipe: Recipe, run: Run, id: str | None) -> Tracker:
     from tunesmith.train.track_wandb import WeightsAndBiases
 
+    assert id is not None  # `_OURS`
     return WeightsAndBiases(recipe, run, id)
 
 
@@ -49,6 +51,10 @@ def _tensorboard(recipe: Recipe, run: Run, id: str | None) -> Tracker:
 
 
 TRACKERS: dict[str, Opener] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
+
+
+# its runs are named by us: the name is kept before the service hears of it, so a kill in between begins no second run
+_OURS = frozenset({"wandb"})
 
 
 def require(recipe: Recipe) -> None:
@@ -108,12 +114,9 @@ class Tracked:
     def _work(self) -> None:
         try:
             known = self._known_id()
-            if known is None and self.name == "wandb":
-                from tunesmith.train.track_wandb import new_id
-
-                self._keep(
-                    known := new_id()
-                )  # first: whoever is killed while it opens goes on in the same run
+            if known is None and self.name in _OURS:
+                known = uuid.uuid4().hex[:12]
+                self._keep(known)
             tracker = self._opener(self._recipe, self._run, known)
             self._keep(tracker.id)
             last = tracker.last_step
