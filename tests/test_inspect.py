@@ -21,6 +21,7 @@ from tunesmith.data.inspect import CHECKS, Inspection, inspect
 from tunesmith.data.inspect.answer_shape import ShapeChecker, ShapeNorms, shape_of
 from tunesmith.data.inspect.field_values import flatten
 from tunesmith.data.inspect.finding import levels
+from tunesmith.data.inspect.grounding import Ground, GroundingNorms
 from tunesmith.data.inspect.phi import personal
 from tunesmith.data.inspect.prompt_shape import PromptNorms
 from tunesmith.data.inspect.row_view import RowView
@@ -239,6 +240,15 @@ def test_scripts_and_strays() -> None:
     }
     assert main_script(script_letters("12, 3")) is None
     assert strays("a\ufffdb\u200bc e\u0301") == {"replacement": 1, "zero_width": 1, "not_nfc": 1}
+
+
+@pytest.mark.parametrize(("times", "a_label"), [(4, False), (9, False), (40, True)])
+def test_a_value_is_no_label_because_it_was_invented_a_few_times(times: int, a_label: bool) -> None:
+    """Of 2,000 stages nearly all stand in their texts; one is in no text: a few faults, or a habit of the rows."""
+    there, absent = Ground(True, True, 1, 1), Ground(False, False, 0, 1)
+    values = [("stage", f"I{n % 5}", there) for n in range(2000)] + [("stage", "IVB", absent)] * times
+    norms = GroundingNorms.learn(values)
+    assert (norms.finding("stage", "IVB", absent) is None) == a_label
 
 
 def test_a_limit_says_what_it_cuts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from s3_models import RUNS, aws, cached, folder, server, slow, upload
 
 from tunesmith.contract import Contract
 from tunesmith.errors import AccessError
+from tunesmith.generate.protocol import LiveGenerator
+from tunesmith.opened.model import Opened
 from tunesmith.serve.models import ServedModels
 from tunesmith.serve.protocol import ModelStatus
 
@@ -40,11 +43,21 @@ def test_progress_is_told_while_it_loads(
     address = upload(aws, folder)
     monkeypatch.setenv("AWS_ENDPOINT_URL", slow.address)
     models = ServedModels(address, {}, "auto", RUNS, slots=2, context=64)
+    loading, live = threading.Event(), Opened.live
+
+    def looked_at(*args: Any, **more: Any) -> LiveGenerator:
+        """Small weights are loaded between two looks."""
+        assert loading.wait(60)
+        return live(*args, **more)
+
+    monkeypatch.setattr(Opened, "live", looked_at)
 
     async def watch() -> list[ModelStatus]:
         asked, seen = asyncio.ensure_future(models.get("mine")), list[ModelStatus]()
         while not asked.done():
             seen += models.status()
+            if seen[-1].detail.startswith("loading "):
+                loading.set()
             await asyncio.sleep(0.02)
         await asked
         return seen
@@ -57,7 +70,8 @@ def test_progress_is_told_while_it_loads(
     assert [one.done for one in fetching] == sorted(one.done for one in fetching) and "MB" in fetching[
         0
     ].detail
-    assert seen[-1].detail.startswith("loading ") and models.status()[0].state == "ready"
+    told = [one.detail.partition(" ")[0] for one in seen]
+    assert told.index("loading") > told.index("fetching:") and models.status()[0].state == "ready"
     models.close()
 
 

@@ -16,7 +16,10 @@ LEAST = 50  # values to know a habit by
 _USUAL = 0.75  # a median coverage below: this field is inferred or written freely, nothing can be said of one value
 # coverage, and the share of values that may have so little for it to be out of the ordinary
 _STEPS = ((0.5, 0.01), (1 / 3, 0.03), (0.0, 0.05))
-_LABEL = 5  # times that an inferred value has to be met to be a label of its own
+_LABEL = (
+    5,
+    0.005,
+)  # times, and share of its field's values, that an inferred value is met if it is a label of its own
 _MEMORY = 50_000
 
 
@@ -101,7 +104,11 @@ class GroundingNorms:
                 if bisect_right(found, step) <= rare * len(found):
                     limits[name] = step
                     break
-        labels = {key for key, times in without.items() if times >= _LABEL and 2 * times >= seen[key]}
+        labels = {
+            key
+            for key, times in without.items()
+            if times >= max(_LABEL[0], _LABEL[1] * len(coverages[key[0]])) and 2 * times >= seen[key]
+        }
         return cls(limits, frozenset(labels))
 
     def finding(self, name: str, text: str, ground: Ground) -> str | None:
