@@ -117,6 +117,58 @@ def test_base_without_template_ends_with_a_token_it_was_trained_on(llama3: Path)
     assert contract.terminator_id in contract.stop_ids
 
 
+SPACED = "{% for m in messages %}{{ ' ' + m.content + ' <|eot_id|>' }}{% endfor %}"
+
+
+def test_white_space_before_the_terminator_is_learned(llama3: Path, tmp_path: Path) -> None:
+    """As in Llama 2's own template, which ends an answer with a space and </s>."""
+    (tmp_path / "t.jinja").write_text(SPACED)
+    contract = Contract.make(llama3, template=str(tmp_path / "t.jinja"))
+    assert contract.terminator == "<|eot_id|>"
+    encoded = contract.encode(example([("user", "two"), ("assistant", "three")]))
+    assert contract.spans(encoded) == [(" two <|eot_id|>", False), (" three <|eot_id|>", True)]
+    assert contract.decode(contract.tokens_of(" three <|eot_id|>")).strip() == "three"
+
+
+THINKS = "{% for m in messages %}{{ m.role + ': ' }}{% if m.role == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}{{ m.content + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}"  # noqa: E501
+
+
+def test_empty_thoughts_stand_in_the_prompt_and_are_not_learned(llama3: Path, tmp_path: Path) -> None:
+    """Qwen 3's template writes them before a row's answer; learned, they would stand in each answer that is scored."""
+    from transformers import AutoTokenizer
+
+    (tmp_path / "t.jinja").write_text(THINKS)
+    contract = Contract.make(llama3, template=str(tmp_path / "t.jinja"))
+    row = example([("user", "two"), ("assistant", "three")])
+    begun = "user: two<|eot_id|>assistant: <think></think>"
+    assert contract.spans(contract.encode(row)) == [(begun, False), ("three<|eot_id|>", True)]
+    assert contract.prompt_ids(row.prompt) == contract.tokens_of(begun)
+    contract.save(tmp_path / "saved")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    turns = [{"role": "user", "content": "two"}]
+    for more in ({}, {"enable_thinking": True}):
+        text = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **more)
+        assert text == begun
+
+
+def test_other_programs_take_tokenizer_json_as_it_is(llama3: Path, tmp_path: Path) -> None:
+    """transformers' LlamaTokenizer would put its own rules in the place of these, and give other ids."""
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(llama3, base)
+    content = json.loads((base / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "ß"}, "content": "ss"}
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(told | {"tokenizer_class": "GPT2Tokenizer"}))
+    contract = Contract.make(base, template="llama3")
+    contract.save(tmp_path / "saved")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    text = "Straße  zwei"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == contract.tokens_of(text)
+
+
 def test_date_stands_still(tmp_path: Path, llama3: Path) -> None:
     template = tmp_path / "dated.jinja"
     template.write_text(

@@ -141,12 +141,23 @@ def newline_more(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
     edit_writer(monkeypatch, set_key("tokenizer.chat_template", lambda text: "\n" + text))
 
 
+def bos_twice(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    """The template writes it already; a file that asks for it makes programs write another one."""
+    edit_writer(monkeypatch, set_key("tokenizer.ggml.add_bos_token", lambda _: True))
+
+
+def longer(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    edit_writer(monkeypatch, set_key("llama.context_length", lambda length: 2 * length))
+
+
 MISTAKES = {
     "rope": (wrong_rope, "computes_as_merged"),
     "layer without adapter": (dropped_lora, "computes_as_merged"),
     "wrong base": (wrong_base, "computes_as_merged"),
     "wrong stop": (wrong_stop, "stops_equal"),
     "newline": (newline_more, "tokens_equal"),
+    "two BOS": (bos_twice, "tokens_equal"),
+    "more positions": (longer, "positions_equal"),
 }
 
 

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import recipe, write_byte_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tunesmith import pipeline
 from tunesmith.base import Base, resolve
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, OutOfRoom, RecipeError, SetupError, TunesmithError
+from tunesmith.example import Example
 from tunesmith.export import preflight, sizes
 from tunesmith.export.preflight import require_exportable
 from tunesmith.recipe import Recipe
+from tunesmith.recipe_evaluate import Decoding, Evaluate
+from tunesmith.rows import write_rows
 from tunesmith.run import Run
 
 Usage = namedtuple("Usage", "total used free")
@@ -89,6 +92,30 @@ def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path, llama_cpp: Any) -> 
     other = recipe_for(str(folder), gguf=["F16"])
     with pytest.raises(ModelError, match="cuts text"):
         require_exportable(other, base_of(other), tmp_path, contract=Contract.make(folder))
+
+
+@pytest.mark.parametrize(("window", "fits"), [(None, True), (96, True), (64, False)])
+def test_rows_that_are_longer_than_a_file_reaches_are_refused(
+    tmp_path: Path, llama_cpp: Any, window: int | None, fits: bool
+) -> None:
+    """GGUF can't say a sliding window: a file ends where the window does, and it has to answer the scored rows."""
+    config = MistralConfig(
+        vocab_size=262, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, sliding_window=window,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(write_byte_tokenizer(tmp_path / "base"))
+    made = recipe_for(str(tmp_path / "base"), gguf=["F16"])
+    made = made.model_copy(update={"evaluate": Evaluate(decoding=Decoding(max_tokens=8))})
+    contract, run = Contract.make(tmp_path / "base", template="llama3"), Run(tmp_path / "tiny")
+    row = Example.make("x", "y", id="a")
+    row = Example.make("x" * (70 - len(contract.prompt_ids(row.prompt))), "y", id="a")
+    for split in ("train", "test"):
+        write_rows(run.data, split, [(row, contract.encode(row))])
+    if fits:
+        require_exportable(made, base_of(made), tmp_path, contract=contract, run=run)
+        return
+    with pytest.raises(ModelError, match="has 64 positions, and the longest scored prompt takes 69"):
+        require_exportable(made, base_of(made), tmp_path, contract=contract, run=run)
 
 
 def test_a_missing_tool_is_named_with_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

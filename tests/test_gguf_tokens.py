@@ -223,6 +223,22 @@ def test_byte_fallback(tmp_path: Path, changes: dict[str, Any], llama_cpp: Any) 
         assert differing(contract, found, [*FIXED, *RANDOM]) == []
 
 
+def _listed_together(content: dict[str, Any]) -> None:
+    """Runs of spaces as transformers' converter lists those of one score: the longest left part first."""
+    merges = content["model"]["merges"]
+    runs = [pair for pair in merges if set("".join(pair)) == {"▁"}]
+    runs.sort(key=lambda pair: (len(pair[0]), len(pair[1])), reverse=True)
+    content["model"]["merges"] = [pair for pair in merges if set("".join(pair)) != {"▁"}] + runs
+
+
+def test_runs_of_spaces_that_are_listed_together(tmp_path: Path, llama_cpp: Any) -> None:
+    """Mistral's real tokenizer, as a current transformers writes it."""
+    contract = Contract.make(_content(pieces(tmp_path / "t"), _listed_together))
+    runs = [f"{'a' * (n % 2)}{' ' * n}{'b' * (n % 3)}{' ' * (n // 3)}" for n in range(60)]
+    with written(tmp_path, contract, llama_cpp) as found:
+        assert differing(contract, found, [*FIXED, *RANDOM, *runs]) == []
+
+
 def test_byte_fallback_with_a_space_at_the_beginning_alone(tmp_path: Path, llama_cpp: Any) -> None:
     """Equal for what begins with a control token, as each prompt does."""
     contract = Contract.make(pieces(tmp_path / "t", **metaspace("first")))
@@ -241,6 +257,14 @@ def _content(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     change(content)
     path.write_text(json.dumps(content))
     return folder
+
+
+def _shorter_left_first(content: dict[str, Any]) -> None:
+    """Runs of spaces together, and not in the order that means their left ends."""
+    _listed_together(content)
+    merges = content["model"]["merges"]
+    runs = [pair for pair in merges if set("".join(pair)) == {"▁"}]
+    content["model"]["merges"] = [*merges[: -len(runs)], *sorted(runs, key=lambda pair: len(pair[0]))]
 
 
 def _torn_merges(content: dict[str, Any]) -> None:
@@ -266,6 +290,7 @@ def _torn_merges(content: dict[str, Any]) -> None:
         (lambda f: pieces(f, **metaspace("always")), "Metaspace"),
         (lambda f: _content(pieces(f), lambda c: c["model"]["merges"].pop()), "leave out a way"),
         (lambda f: _content(pieces(f), _torn_merges), "no order of tokens"),
+        (lambda f: _content(pieces(f), _shorter_left_first), "no order of tokens"),
     ],
 )
 def test_unknown_tokenizers_are_refused(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:

@@ -33,17 +33,29 @@ TALKS = [
 ]  # fmt: skip
 
 
-def contract(template: str = "auto", system: str | None = None) -> Contract:
+# what Mistral's and Llama 2's own templates do: an answer has spaces of its own around it
+SPACED = "{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + ' ' + eos_token }}{% else %}{{ '[' + m.role + '] ' + m.content + ' [/]' }}{% endif %}{% endfor %}"  # noqa: E501
+# what Qwen 3's does: thoughts before the last answer alone, in a prompt where it is told not to think
+THINKS = "{% for m in messages %}{{ m.role + ':\n' }}{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"  # noqa: E501
+OWN = {"spaced": SPACED, "thinks": THINKS}
+TEMPLATES = ["auto", "llama3", "plain", *OWN]
+
+
+def contract(template: str = "auto", system: str | None = None, folder: Path | None = None) -> Contract:
+    if template in OWN:
+        assert folder is not None
+        (folder / "own.jinja").write_text(OWN[template])
+        template = str(folder / "own.jinja")
     return Contract.make(base_folder(), template=template, system=system)
 
 
-@pytest.mark.parametrize("template", ["auto", "llama3", "plain"])
-def test_the_template_is_the_contracts(template: str) -> None:
-    proof = template_equals_contract(contract(template))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_template_is_the_contracts(tmp_path: Path, template: str) -> None:
+    proof = template_equals_contract(contract(template, folder=tmp_path))
     assert proof.passed and proof.figure == 0, proof.line()
 
 
-@pytest.mark.parametrize("name", ["head", "before_system", "after_system", "after_user", "after_answer"])
+@pytest.mark.parametrize("name", [*Pieces.__dataclass_fields__])
 def test_a_line_break_more_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import tunesmith.export.modelfile as module
 
@@ -123,14 +135,14 @@ def test_ollama_gets_it_where_it_is_installed(
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("template", ["auto", "llama3", "plain"])
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_gos_own_engine_writes_the_contracts_prompt(tmp_path: Path, template: str) -> None:
     """Ollama executes the template with Go's text/template on messages with Role and Content."""
     if shutil.which("go") is None:
         if os.environ.get("CI"):
             pytest.fail("no go; make test-system brings it")
         pytest.skip("no go")
-    made = contract(template)
+    made = contract(template, folder=tmp_path)
     found = re.search(r'TEMPLATE """(.*?)"""\n', modelfile(made, "x.gguf", Ollama()), re.DOTALL)
     assert found is not None
     (tmp_path / "t.txt").write_text(found[1])

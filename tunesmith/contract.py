@@ -284,7 +284,8 @@ class Contract:
         for name, content in self.tokenizer_files.items():
             (place / name).write_bytes(content)
         config = json.loads(self.tokenizer_files.get("tokenizer_config.json", b"{}"))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config | dict(self.special)
+        # the class that takes tokenizer.json as it is: transformers' LlamaTokenizer puts its own rules in their place
+        config = config | dict(self.special) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         config["chat_template"] = frozen(self.template, DATE)
         (place / "tokenizer_config.json").write_text(
             json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8"
@@ -382,7 +383,8 @@ class Contract:
                 where="model.template",
                 fix="write every message's content, as in: {% for m in messages %}{{ m.content }}{% endfor %}",
             )
-        tail = self._ids(text[text.rindex(mark) + len(mark) :])
+        rest = text[text.rindex(mark) + len(mark) :]
+        tail = self._ids(rest.lstrip())  # white space before it (Llama 2) is learned with the answer
         if not tail or tail[0] not in self._control.values():
             raise ModelError(
                 f"the template {self.template_name!r} ends an answer with no control token: "

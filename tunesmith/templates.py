@@ -58,8 +58,9 @@ def choose_template(wanted: str, own: str | None) -> tuple[str, str]:
 def compile_template(source: str, date: str) -> Render:
     """A function (turns, answer_next, special tokens) → text. `date` is what the template sees as today.
 
-    Behaves as transformers' `apply_chat_template(tokenize=False)` with `date_string` given; ModelError where the
-    template is no Jinja, or refuses the turns.
+    Behaves as transformers' `apply_chat_template(tokenize=False)` with `date_string` given and `enable_thinking` false:
+    rows hold answers without thoughts, before which Qwen 3's template writes an empty block, in rows whatever is said,
+    in prompts only then. ModelError where the template is no Jinja, or refuses the turns.
     """
     import jinja2
     from jinja2.ext import Extension, loopcontrols
@@ -91,7 +92,7 @@ def compile_template(source: str, date: str) -> Render:
     except jinja2.TemplateError as error:
         raise ModelError(f"the chat template is not valid Jinja: {error}", where="model.template") from None
 
-    known = {**template.globals, "tools": None, "date_string": date}
+    known = {**template.globals, "tools": None, "date_string": date, "enable_thinking": False}
 
     def render(turns: Sequence[Mapping[str, str]], answer_next: bool, special: Mapping[str, str]) -> str:
         try:
@@ -107,8 +108,13 @@ def compile_template(source: str, date: str) -> Render:
 
 
 def frozen(source: str, date: str) -> str:
-    """The template for other programs: where it asks for today's date it finds `date`."""
-    if "date_string" not in source and "strftime_now" not in source:
+    """The template for other programs: it finds `date` as today's, and no thinking, whatever these programs say."""
+    head = ""
+    if "date_string" in source or "strftime_now" in source:
+        head = f"{{%- macro strftime_now(form) -%}}{date}{{%- endmacro -%}}"
+        head += f'{{%- set date_string = "{date}" %}}'
+    if "enable_thinking" in source:
+        head += "{%- set enable_thinking = false %}"
+    if not head:
         return source
-    head = f'{{%- macro strftime_now(form) -%}}{date}{{%- endmacro -%}}{{%- set date_string = "{date}" %}}'
     return head + ("\n" if source.startswith("\n") else "") + source  # a block eats the line break after it

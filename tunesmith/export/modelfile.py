@@ -40,6 +40,10 @@ class Pieces:
     """Between the system prompt and the first question."""
     after_user: str
     """Between a question and its answer."""
+    before_next: str
+    """Behind this, where the answer is to be written: Qwen 3's empty thoughts."""
+    before_answer: str
+    """Behind this, where the answer stands: Mistral's and Llama 2's own templates put a space there."""
     after_answer: str
     """Between an answer and the next question."""
 
@@ -51,20 +55,25 @@ class Pieces:
                 text += self.before_system + message.content + self.after_system
             elif message.role == "user":
                 text += message.content + self.after_user
+                text += self.before_next if place + 1 == len(messages) else ""
             else:
-                text += message.content + (self.after_answer if place + 1 < len(messages) else "")
+                text += self.before_answer + message.content
+                text += self.after_answer if place + 1 < len(messages) else ""
         return text
 
     def template(self) -> str:
         """In Go's language. All text is in string constants: no white space of it is touched."""
-        head, before, after, user, answer = map(
-            _constant, (self.head, self.before_system, self.after_system, self.after_user, self.after_answer)
+        head, before, after, user = map(
+            _constant, (self.head, self.before_system, self.after_system, self.after_user)
         )
+        new, begin, answer = map(_constant, (self.before_next, self.before_answer, self.after_answer))
+        if new:
+            user += f"{{{{ if eq 1 (len (slice $.Messages $i)) }}}}{new}{{{{ end }}}}"
         return (
             "{{ range $i, $m := .Messages }}"
             f'{{{{ if eq $m.Role "system" }}}}{before}{{{{ $m.Content }}}}{after}'
             f'{{{{ else if eq $m.Role "user" }}}}{{{{ if eq $i 0 }}}}{head}{{{{ end }}}}{{{{ $m.Content }}}}{user}'
-            "{{ else }}{{ $m.Content }}{{ if lt $i (len (slice $.Messages 1)) }}"
+            f"{{{{ else }}}}{begin}{{{{ $m.Content }}}}{{{{ if lt $i (len (slice $.Messages 1)) }}}}"
             f"{answer}{{{{ end }}}}{{{{ end }}}}{{{{ end }}}}"
         )
 
@@ -75,7 +84,9 @@ def pieces_of(contract: Contract) -> Pieces:
     told = _split(contract, [Message("system", _SYSTEM), Message("user", _FIRST)])
     turns = [Message("user", _FIRST), Message("assistant", _ANSWER), Message("user", _SECOND)]
     longer = _split(contract, turns)
-    return Pieces(plain[0], told[0], told[1], plain[-1], longer[2])
+    new, old = plain[-1], longer[1]
+    both = next((one for one in (new, old) if new.startswith(one) and old.startswith(one)), "")
+    return Pieces(plain[0], told[0], told[1], both, new.removeprefix(both), old.removeprefix(both), longer[2])
 
 
 def modelfile(contract: Contract, file: str, settings: Ollama) -> str:

@@ -22,7 +22,9 @@ from tunesmith.export.sizes import Item, Numbers, numbers_of, plan
 from tunesmith.generate.llama_cpp.library import require_llama_cpp
 from tunesmith.model.load import stored_quantized
 from tunesmith.recipe import Recipe
+from tunesmith.rows import Rows
 from tunesmith.run import Run
+from tunesmith.view.scored import run_decoding, scored_rows
 
 _SPARE = 256 << 20  # for rows, reports and what else is small
 _Q8_BLOCK = 32
@@ -40,7 +42,7 @@ def require_exportable(
     export = recipe.export
     require_modelfile(recipe, contract)
     if export.gguf or export.adapter_gguf:
-        _require_gguf_form(recipe, base, contract)
+        _require_gguf_form(recipe, base, contract, run)
     if export.quantized and find_spec("bitsandbytes") is None:
         raise SetupError(
             "quantised folders need the package bitsandbytes",
@@ -85,7 +87,7 @@ def _require_sense(recipe: Recipe, base: Base) -> None:
         )
 
 
-def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) -> None:
+def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None, run: Run | None) -> None:
     for need in (require_gguf, require_llama_cpp):  # each GGUF is run by llama.cpp before it counts
         try:
             need()
@@ -102,6 +104,8 @@ def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) ->
                 f"llama.cpp cuts {differs} into other tokens than this tokenizer does: export removes each GGUF file "
                 "where one of the first 1,000 scored rows is such a text"
             )
+        if run is not None:
+            _require_reach(recipe, architecture.context, contract, run)
     widths = numbers_of(base).widths
     for kind in recipe.export.gguf:
         block = BLOCK if kind in QUANTISED else _Q8_BLOCK if kind == "Q8_0" else 1
@@ -113,6 +117,21 @@ def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None) ->
                 where="export.gguf",
                 fix="export.gguf: [Q8_0], which takes every multiple of 32" if not odd[0] % 32 else "[F16]",
             )
+
+
+def _require_reach(recipe: Recipe, context: int, contract: Contract, run: Run) -> None:
+    """A GGUF of a model with a sliding window ends where the window does: each file answers the scored rows."""
+    if not any(Rows.exists(run.data, split) for split in ("test", "validation")):
+        return
+    examples, most = scored_rows(recipe, run).examples, run_decoding(recipe, run).max_tokens
+    longest = max(len(contract.prompt_ids(example.prompt)) for example in examples)
+    if longest + most > context:
+        raise ModelError(
+            f"a GGUF of this model has {context:,} positions, and the longest scored prompt takes {longest:,}, its "
+            f"answer up to {most:,}",
+            where="export.gguf",
+            fix="leave export.gguf out; or score shorter rows (evaluate.rows, evaluate.decoding.max_tokens)",
+        )
 
 
 def _require_disk(items: list[Item], folder: Path, run: Run | None) -> None:

@@ -71,7 +71,7 @@ def gguf_tokens_equal(name: str, path: Path, contract: Contract, examples: Seque
         whole = row.messages if row.answer is not None else row.prompt
         texts += [render(_turns(row.prompt), True, special), render(_turns(whole), False, special)]
         wanted += [contract.prompt_ids(row.prompt), contract.tokens_of(contract.render(whole, False))]
-    found = tokens_by_llama_cpp(path, texts)
+    found = tokens_by_llama_cpp(path, texts, as_prompts=True)
     wrong = [row.id for i, row in enumerate(rows) if found[2 * i : 2 * i + 2] != wanted[2 * i : 2 * i + 2]]
     detail = f"{len(rows)} rows whose text llama.cpp, by the file's own template, makes other ids of"
     if wrong:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,8 @@ def read_architecture(config: Mapping[str, Any], where: Path) -> Architecture:
             where=str(where),
             fix="export from the merged 16-bit folder: GGUF's kinds are made from that",
         )
-    rest = {key: value for key, value in config.items() if key != "model_type"}
+    # a copy: transformers writes rope_theta into the dictionary that it is given
+    rest = {key: deepcopy(value) for key, value in config.items() if key != "model_type"}
     whole = AutoConfig.for_model(config["model_type"], **rest)
     rope = _rope(whole, name, where)
     for key, wanted in (("hidden_act", "silu"), ("partial_rotary_factor", 1.0)):

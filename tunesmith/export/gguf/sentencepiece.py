@@ -2,12 +2,14 @@
 
 There the next merge is the pair whose joined token has the highest score, the leftmost of equals, and any two
 neighbours that join to a token may merge. tokenizer.json lists pairs in order instead. Both mean the same only where
-every such pair is listed, and the pairs of one token stand together; else the tokenizer is refused.
+every such pair is listed, and the pairs of one token stand together; else the tokenizer is refused. One exception:
+runs of spaces (all of one score in Mistral's and Llama 2's own files) may be listed together with the longest left
+part first, as transformers' converter does today: a run then grows from its left end, as with equal scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -49,9 +51,11 @@ def piece_model(
 
 def _scores(merges: Sequence[tuple[str, ...]], known: set[str]) -> dict[str, float]:
     rank = {(left, right): number for number, (left, right) in enumerate(merges)}
-    order = [joined for joined, _ in groupby(left + right for left, right in merges)]
+    order, runs = _order(merges), _tied_runs(merges)
     if len(order) != len(set(order)):
-        raise unknown("its merges have no order of tokens")
+        order = _order(merges, runs)
+        if len(order) != len(set(order)):
+            raise unknown("its merges have no order of tokens")
     for text in known:
         splits = [(text[:at], text[at:]) for at in range(1, len(text))]
         able = [pair for pair in splits if pair[0] in known and pair[1] in known]
@@ -59,7 +63,20 @@ def _scores(merges: Sequence[tuple[str, ...]], known: set[str]) -> dict[str, flo
             raise unknown(f"its merges leave out a way to {text!r}")
         if len(set(text)) > 1 and _contested(able, rank):
             raise unknown(f"its merges to {text!r} prefer a later place to an earlier one")
-    return {text: -float(number) for number, text in enumerate(order)}
+    scores = {text: -float(number) for number, text in enumerate(order)}
+    return scores | {text: scores[_SPACE] for text in runs if _SPACE in scores}
+
+
+def _order(merges: Sequence[tuple[str, ...]], tied: Collection[str] = ()) -> list[str]:
+    """The tokens that merges make, in order; those of `tied` as one, under the name of a single space."""
+    return [text for text, _ in groupby(_SPACE if a + b in tied else a + b for a, b in merges)]
+
+
+def _tied_runs(merges: Sequence[tuple[str, ...]]) -> set[str]:
+    """Runs of spaces, where their pairs are sorted by the left part, the longest first."""
+    spaces = [(left, right) for left, right in merges if set(left + right) == {_SPACE}]
+    parts = [len(left) for left, _ in spaces]
+    return {left + right for left, right in spaces} if parts == sorted(parts, reverse=True) else set()
 
 
 def _contested(pairs: Sequence[tuple[str, str]], rank: Mapping[tuple[str, str], int]) -> bool:

@@ -58,8 +58,11 @@ def contract_of_gguf(path: Path) -> Contract:
     return contract
 
 
-def tokens_by_llama_cpp(path: Path, texts: list[str]) -> list[list[int]]:
-    """Ids that llama.cpp itself gives for texts, control tokens read as such, nothing added."""
+def tokens_by_llama_cpp(path: Path, texts: list[str], *, as_prompts: bool = False) -> list[list[int]]:
+    """Ids that llama.cpp itself gives for texts, control tokens read as such.
+
+    `as_prompts`: as programs ask for a whole prompt's, with the BOS and EOS that the file wants added; else without.
+    """
     library = require_llama_cpp()
     parameters = library.llama_model_default_params()
     parameters.vocab_only, parameters.n_gpu_layers = True, 0
@@ -71,7 +74,7 @@ def tokens_by_llama_cpp(path: Path, texts: list[str]) -> list[list[int]]:
         for text in texts:
             raw = text.encode()
             room = (ctypes.c_int32 * (len(raw) + 8))()
-            count = library.llama_tokenize(vocabulary, raw, len(raw), room, len(room), False, True)
+            count = library.llama_tokenize(vocabulary, raw, len(raw), room, len(room), as_prompts, True)
             found.append(list(room[: max(count, 0)]))
         return found
     finally:
