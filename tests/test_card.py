@@ -19,6 +19,7 @@ from tunesmith.cli import main
 from tunesmith.export.card import sections
 from tunesmith.export.card.facts import Facts
 from tunesmith.export.card.licence import Licence, hand_on, licence_of, named
+from tunesmith.export.card.usage import usage
 from tunesmith.proof import Proof
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run
@@ -84,7 +85,7 @@ def test_the_lines_of_use_work(run: Path, kind: str) -> None:
     recipe = (run / "recipe.yaml").read_text()
     base = re.search(r"base: (\S+)", recipe)
     assert base is not None
-    code = code.replace("BASE FOLDER", base[1]).replace("FOLDER", str(run / kind)).replace("…", "tumour")
+    code = code.replace('"BASE"', f'"{base[1]}"').replace("FOLDER", str(run / kind)).replace("…", "tumour")
     said: list[str] = []
     exec(code, {"print": said.append})
     assert len(said) == 1
@@ -161,6 +162,11 @@ LLAMA = "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\nLlama 3.1 Version Release Date: 
         ({"LICENSE": LLAMA}, "llama3.1"),
         ({"README_md": "---\nlicense: other\nlicense_name: x\n---\n", "LICENSE": LLAMA}, "llama3.1"),
         ({"LICENSE": "META LLAMA 3 COMMUNITY LICENSE AGREEMENT"}, "llama3"),
+        ({"LICENSE": "LLAMA 2 COMMUNITY LICENSE AGREEMENT\t\nLlama 2 Version Release Date"}, "llama2"),
+        (
+            {"LICENSE": "Qwen RESEARCH LICENSE AGREEMENT\n\nQwen RESEARCH LICENSE AGREEMENT Release Date"},
+            "other",
+        ),
         ({"LICENSE": "                 Apache License\n           Version 2.0, January 2004"}, "apache-2.0"),
         ({"LICENSE": "MIT License\n\nCopyright (c) José"}, "mit"),
         ({"README_md": "---\nlicense: [broken\n---\n"}, ""),
@@ -194,3 +200,80 @@ def test_a_licence_file_of_the_base_is_not_written_over(tmp_path: Path) -> None:
     source.mkdir(), out.mkdir()
     hand_on(licence_of(base(source, LICENSE=LLAMA, NOTICE="theirs")), out)
     assert (out / "NOTICE").read_text() == "theirs"
+
+
+QWEN = """Qwen RESEARCH LICENSE AGREEMENT
+c. You shall retain in all copies of the Materials the following attribution notices within a "Notice" text file:
+"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, Copyright (c) 2026
+Somebody Ltd. All Rights Reserved."
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "built", "notice"),
+    [
+        (
+            {"README_md": "---\nlicense: other\nlicense_name: qwen\nlicense_link: x\n---\n"},
+            "Built with Qwen",
+            "Qwen is licensed under the Qwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. All Rights Reserved.",
+        ),
+        (
+            {"LICENSE": QWEN},
+            "Built with Qwen",
+            "Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, Copyright (c) 2026 Somebody Ltd. "
+            "All Rights Reserved.",
+        ),
+        (
+            {"README_md": "---\nlicense: llama2\n---\n"},
+            "",
+            "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
+            "All Rights Reserved.",
+        ),
+    ],
+)
+def test_what_qwens_and_llama_2s_licences_ask_for(
+    tmp_path: Path, files: dict[str, str], built: str, notice: str
+) -> None:
+    source, out = tmp_path / "base", tmp_path / "out"
+    source.mkdir(), out.mkdir()
+    licence = licence_of(base(source, **files))
+    hand_on(licence, out)
+    assert licence.built_with == built and (out / "NOTICE").read_text() == f"{notice}\n"
+    text = sections.licence(SimpleNamespace(licence=licence, base_name="x"))  # type: ignore[arg-type]
+    assert notice in text and "name that begins" not in text
+    assert named("cancer", licence) == "cancer"
+
+
+def gguf_card(window: int | None, files: list[str], folder: Path) -> str:
+    """The lines of use of a model of 4,096 positions."""
+    config = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "max_position_embeddings": 4096,
+              "sliding_window": window}  # fmt: skip
+    facts = SimpleNamespace(
+        base=Base("x", folder, None, config, folder), recipe=recipe(), max_tokens=8, rows={},
+        contract=SimpleNamespace(system=None),
+    )  # fmt: skip
+    return usage(facts, "gguf", files)  # type: ignore[arg-type]
+
+
+def test_a_gguf_card_keeps_to_the_models_window(tmp_path: Path) -> None:
+    text = gguf_card(512, ["tiny-F16.gguf"], tmp_path)
+    assert "n_ctx=512," in text and "-c 512`" in text and "looks back over 512 tokens" in text
+    text = gguf_card(None, ["tiny-F16.gguf"], tmp_path)
+    assert "n_ctx=3072," in text and "looks back" not in text
+
+
+def test_a_gguf_card_tells_how_the_adapter_alone_is_used(tmp_path: Path) -> None:
+    name = recipe().name
+    text = gguf_card(None, [f"{name}-adapter.gguf"], tmp_path)
+    assert f'Llama("BASE.gguf", lora_path="{name}-adapter.gguf"' in text
+    assert f"-m BASE.gguf --lora {name}-adapter.gguf" in text and "FILE.gguf" not in text
+    text = gguf_card(None, [f"{name}-adapter.gguf", f"{name}-F16.gguf"], tmp_path)
+    assert f'Llama("{name}-F16.gguf", n_ctx' in text
+    assert f"tunesmith serve BASE.gguf --adapter {name}={name}-adapter.gguf" in text
+
+
+def test_an_adapters_card_names_files_that_are_there(run: Path) -> None:
+    _, text = read(run / "adapter")
+    named_files = set(re.findall(r"FOLDER/([\w.-]+)", text))
+    assert not named_files - {path.name for path in (run / "adapter").iterdir()}
+    assert "--tokenizer FOLDER" in text  # whose configuration holds the template

@@ -96,7 +96,7 @@ def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path, llama_cpp: Any) -> 
 
 @pytest.mark.parametrize(("window", "fits"), [(None, True), (96, True), (64, False)])
 def test_rows_that_are_longer_than_a_file_reaches_are_refused(
-    tmp_path: Path, llama_cpp: Any, window: int | None, fits: bool
+    tmp_path: Path, llama_cpp: Any, window: int | None, fits: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """GGUF can't say a sliding window: a file ends where the window does, and it has to answer the scored rows."""
     config = MistralConfig(
@@ -113,6 +113,8 @@ def test_rows_that_are_longer_than_a_file_reaches_are_refused(
         write_rows(run.data, split, [(row, contract.encode(row))])
     if fits:
         require_exportable(made, base_of(made), tmp_path, contract=contract, run=run)
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("looks back over 96 tokens only" in told) is (window is not None)
         return
     with pytest.raises(ModelError, match="has 64 positions, and the longest scored prompt takes 69"):
         require_exportable(made, base_of(made), tmp_path, contract=contract, run=run)

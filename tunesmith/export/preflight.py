@@ -97,6 +97,11 @@ def _require_gguf_form(recipe: Recipe, base: Base, contract: Contract | None, ru
             raise
     config = {key: value for key, value in base.config.items() if key != "quantization_config"}
     architecture = read_architecture(config, base.folder / "config.json")
+    if architecture.context < int(architecture.config.max_position_embeddings):
+        console.warn(
+            f"the model looks back over {architecture.context:,} tokens only, which GGUF can't say for it: a file is "
+            f"limited to a context of {architecture.context:,} tokens, where both compute the same"
+        )
     if contract is not None:
         differs = read_vocabulary(contract, int(architecture.config.vocab_size), base.folder).differs
         if differs:

@@ -1,7 +1,8 @@
 """A base's licence, and what it asks of models that are made from it.
 
 Llama 3's licences ask for three things: the licence itself beside the model, a notice with a fixed text, and a name
-that begins with Llama (section 1.b of each of them; the addresses stand below).
+that begins with Llama (section 1.b of each of them; the addresses stand below). Llama 2's and those of some Qwen
+models (2.5-3B, 2.5-72B) ask for the first two, Qwen's for words that name it as well (sections 3.c and 4.b).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _LLAMA = {
     "llama3.2": ("Llama 3.2", "https://www.llama.com/llama3_2/license/"),
     "llama3.3": ("Llama 3.3", "https://www.llama.com/llama3_3/license/"),
 }
+_LLAMA2 = "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."
+_QWEN = {"qwen": "Qwen LICENSE AGREEMENT", "qwen-research": "Qwen RESEARCH LICENSE AGREEMENT"}
+_QWEN_NOTICE = re.compile(r"Qwen is licensed under the Qwen [^\"“”]*?All Rights Reserved\.")
 _TITLE = re.compile(r"(?:META )?LLAMA 3(\.\d)? COMMUNITY LICENSE", re.IGNORECASE)
 _APACHE = re.compile(r"Apache License\s+Version 2\.0")
 _MIT = re.compile(r"^\s*(?:The )?MIT License", re.IGNORECASE)
@@ -64,7 +68,20 @@ def licence_of(base: Base) -> Licence:
         built = "Built with Meta Llama 3" if known == "llama3" else "Built with Llama"
         prefix = "Llama 3" if known == "llama3" else "Llama"
         return Licence(known, name, link or address, notice, built, prefix, found)
+    if known == "llama2":
+        return Licence(known, name, link or "https://ai.meta.com/llama/license/", _LLAMA2, files=found)
+    if qwen := next((one for one in (known, name) if one in _QWEN), None):
+        return Licence("other", qwen, link, _qwen_notice(qwen, found), "Built with Qwen", files=found)
     return Licence(known, name, link, files=found)
+
+
+def _qwen_notice(name: str, files: tuple[Path, ...]) -> str:
+    """As the base's own licence words it: its owner's name has changed over the years."""
+    told = (_QWEN_NOTICE.search(_text(path)) for path in files)
+    found = next((" ".join(one[0].split()) for one in told if one), None)
+    return found or (
+        f"Qwen is licensed under the {_QWEN[name]}, Copyright (c) Alibaba Cloud. All Rights Reserved."
+    )
 
 
 def named(name: str, licence: Licence) -> str:
@@ -102,6 +119,10 @@ def _by_title(files: tuple[Path, ...]) -> str:
         head = _text(path)[:2000]
         if title := _TITLE.search(head):
             return f"llama3{title[1] or ''}"
+        if re.search("LLAMA 2 COMMUNITY LICENSE", head, re.IGNORECASE):
+            return "llama2"
+        if qwen := next((name for name, title in _QWEN.items() if title.lower() in head.lower()), None):
+            return qwen
         if _APACHE.search(head):
             return "apache-2.0"
         if _MIT.search(head):

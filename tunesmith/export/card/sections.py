@@ -198,7 +198,9 @@ def licence(facts: Facts) -> str:
     if licence.files:
         text += f"\nFiles of the base: {', '.join(path.name for path in licence.files)}.\n"
     if licence.notice:
-        text += f"\n{licence.notice}\n\nModels made from it have to have a name that begins with {licence.prefix}.\n"
+        text += f"\n{licence.notice}\n"
+    if licence.prefix:
+        text += f"\nModels made from it have to have a name that begins with {licence.prefix}.\n"
     return text
 
 

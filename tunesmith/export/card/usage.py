@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunesmith.export.card.facts import Facts
+from tunesmith.export.gguf.architecture import read_architecture
 
 _QUESTION = "…"
 
@@ -56,7 +57,7 @@ def _transformers(facts: Facts, kind: str) -> str:
 
 
 def _adapter(facts: Facts) -> str:
-    base, quantize = facts.hub_base or "BASE FOLDER", facts.recipe.model.quantize
+    base, quantize = facts.hub_base or "BASE", facts.recipe.model.quantize
     load, note = f'"{base}", dtype="{facts.recipe.model.dtype}"', ""
     if facts.base.revision:
         load += f', revision="{facts.base.revision}"'
@@ -79,28 +80,55 @@ def _adapter(facts: Facts) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
         f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({load}), "FOLDER")\n'
         f"{_generate(facts)}\n```\n\n"
-        f"vLLM: `vllm serve {base} --enable-lora --max-lora-rank {_vllm_rank(rank)} "
-        f"--lora-modules {facts.recipe.name}=FOLDER --chat-template FOLDER/chat_template.jinja`.\n\n"
+        f"vLLM: `vllm serve {base} --tokenizer FOLDER --enable-lora --max-lora-rank {_vllm_rank(rank)} "
+        f"--lora-modules {facts.recipe.name}=FOLDER`.\n\n"
         f"tunesmith: `tunesmith serve {base} --adapter {facts.recipe.name}=FOLDER`.\n"
     )
 
 
 def _gguf(facts: Facts, files: Sequence[str]) -> str:
-    models = [name for name in files if name.endswith(".gguf") and not name.endswith("-adapter.gguf")]
-    file = models[0] if models else "FILE.gguf"
-    decoding = facts.recipe.evaluate.decoding
+    """Of the model's files, the first; of the adapter's, what it is laid over."""
+    name = facts.recipe.name
+    models = [one for one in files if one.endswith(".gguf") and not one.endswith("-adapter.gguf")]
+    file = models[0] if models else "BASE.gguf"
+    lora = "" if models else f' lora_path="{name}-adapter.gguf",'
+    over = "" if models else f" --lora {name}-adapter.gguf"
+    decoding, length = facts.recipe.evaluate.decoding, min(_length(facts), _gguf_context(facts))
     ollama = ""
-    if modelfiles := [name for name in files if name.startswith("Modelfile.")]:
-        ollama = f"Ollama: `ollama create {facts.recipe.name.lower()} -f {modelfiles[0]}`.\n\n"
-    return (
+    if modelfiles := [one for one in files if one.startswith("Modelfile.")]:
+        ollama = f"Ollama: `ollama create {name.lower()} -f {modelfiles[0]}`.\n\n"
+    text = (
         "```python\nfrom llama_cpp import Llama\n\n"
-        f'model = Llama("{file}", n_ctx={_length(facts)}, verbose=False)\n'
+        f'model = Llama("{file}",{lora} n_ctx={length}, verbose=False)\n'
         f"out = model.create_chat_completion({_turns(facts)}, max_tokens={facts.max_tokens},\n"
         f"                                   temperature={decoding.temperature}, top_p={decoding.top_p}, top_k=0, "
         "min_p=0.0, repeat_penalty=1.0)\n"
         'print(out["choices"][0]["message"]["content"])\n```\n\n'
-        f"llama.cpp: `llama-server -m {file} --jinja -c {_length(facts)}`.\n\n{ollama}"
-        f"tunesmith: `tunesmith serve {file}`.\n"
+        f"llama.cpp: `llama-server -m {file}{over} --jinja -c {length}`.\n\n{ollama}"
+    )
+    text += f"tunesmith: `tunesmith serve {file}`.\n" if models else ""
+    if f"{name}-adapter.gguf" in files:
+        text += (
+            f"\n{name}-adapter.gguf is the adapter alone, to be laid over a GGUF file of its base: `tunesmith serve "
+            f"BASE.gguf --adapter {name}={name}-adapter.gguf`; llama.cpp: `--lora`. Other programs write prompts by "
+            "the template in BASE.gguf; the one of training stands in tokenizer_config.json.\n"
+        )
+    return text + _window(facts)
+
+
+def _gguf_context(facts: Facts) -> int:
+    config = {key: value for key, value in facts.base.config.items() if key != "quantization_config"}
+    return read_architecture(config, facts.base.folder / "config.json").context
+
+
+def _window(facts: Facts) -> str:
+    """What a GGUF of a model with a sliding window can't do."""
+    context = _gguf_context(facts)
+    if context >= int(facts.base.config.get("max_position_embeddings", context)):
+        return ""
+    return (
+        f"\nThe base looks back over {context:,} tokens only, which GGUF can't say for it: these files hold for a "
+        f"prompt and an answer of {context:,} tokens together.\n"
     )
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from tunesmith import console
 from tunesmith.errors import ModelError
 
 if TYPE_CHECKING:
@@ -163,10 +162,6 @@ def _context(config: PretrainedConfig) -> int:
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     if not window or "sliding_attention" not in kinds or window >= longest:
         return longest
-    console.warn(
-        f"the model looks back over {window:,} tokens only, which GGUF can't say for it: the file is limited to a "
-        f"context of {window:,} tokens, where both compute the same"
-    )
     return int(window)
 
 
