@@ -23,7 +23,10 @@ _LLAMA = {
     "llama3.2": ("Llama 3.2", "https://www.llama.com/llama3_2/license/"),
     "llama3.3": ("Llama 3.3", "https://www.llama.com/llama3_3/license/"),
 }
-_LLAMA2 = "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."
+_LLAMA2 = (
+    "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
+    "All Rights Reserved."
+)
 _QWEN = {"qwen": "Qwen LICENSE AGREEMENT", "qwen-research": "Qwen RESEARCH LICENSE AGREEMENT"}
 _QWEN_NOTICE = re.compile(r"Qwen is licensed under the Qwen [^\"“”]*?All Rights Reserved\.")
 _TITLE = re.compile(r"(?:META )?LLAMA 3(\.\d)? COMMUNITY LICENSE", re.IGNORECASE)
