@@ -346,3 +346,54 @@ def test_schemas_that_fail_while_they_are_written_are_refused_before(contract: C
             guide(contract, schema)
         assert len(caught.value.what) < 300
     guide(contract, many | {"required": list(many["properties"])})
+
+
+def with_x(keywords: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"x": keywords}, "required": ["x"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "keywords, why",
+    [
+        ({"type": "integer", "minimum": -(2**63), "maximum": -(2**63) + 9}, "2\\^53"),  # ended the process
+        ({"$ref": "#/$defs/far", "$defs": {"far": {"minimum": -(2.0**63), "maximum": -(2.0**63)}}}, "2\\^53"),
+        ({"type": "integer", "minimum": 2**53, "maximum": 2**53 + 3}, "2\\^53"),  # was answered with 2^53 + 4
+        ({"type": "integer", "multipleOf": 499_979}, "multipleOf"),  # seven seconds
+        ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "multipleOf"),  # minutes
+        ({"type": "string", "pattern": "a?" * 20_000}, "40,000 characters"),  # 800 MB
+        ({"patternProperties": {f"^k{n}$": {} for n in range(400)}}, "patternProperties"),
+        ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+    ],
+)  # fmt: skip
+def test_schemas_that_llguidance_is_not_given(contract: Contract, keywords: dict[str, Any], why: str) -> None:
+    with pytest.raises(RecipeError, match=f"can't be held to this schema: .*{why}"):
+        guide(contract, with_x(keywords))
+
+
+def test_numbers_up_to_where_they_are_exact_are_held(contract: Contract) -> None:
+    most = 2**53 - 1  # what zod says of any whole number
+    for keywords, fit, not_fit in [
+        ({"type": "integer", "minimum": -most, "maximum": most}, most, most + 1),
+        ({"type": "integer", "minimum": most - 1, "maximum": most}, most - 1, most - 2),
+        ({"type": "integer", "multipleOf": 100}, 4200, 4250),
+        ({"type": "number", "multipleOf": 0.01}, 0.07, 0.075),
+    ]:
+        held = guide(contract, with_x(keywords))
+        assert refused_at(held, contract, json.dumps({"x": fit}), 262) is None
+        assert refused_at(held, contract, json.dumps({"x": not_fit}), 262) is not None
+
+
+def test_a_grammar_that_grows_too_large_is_the_schemas_fault(contract: Contract) -> None:
+    """A token against the grammar is a fault of ours, and stays a RuntimeError."""
+    held = guide(contract, with_x({"type": "string", "pattern": "^a{1000000}$"}))
+    state = held.begin()
+
+    def write(text: str) -> None:
+        for one in contract.tokens_of(text):
+            held.hold([state], torch.zeros(1, 262))
+            held.accept([state], [one])
+
+    with pytest.raises(RecipeError, match="too many expressions"):
+        write('{"x":"aaa')
+    with pytest.raises(RuntimeError, match="chosen against the grammar"):
+        (sound := guide(contract)).accept([sound.begin()], contract.tokens_of("x"))

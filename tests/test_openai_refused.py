@@ -15,6 +15,7 @@ import pytest
 from running_server import request_bytes
 from scripted_openai import chat, contract, scripted
 
+from tunesmith.errors import RecipeError
 from tunesmith.serve import schemas
 from tunesmith.serve.schemas import _maybe_infinite
 
@@ -138,6 +139,38 @@ def test_every_error_has_openais_shape(scripted: Any) -> None:
     assert "secret" not in str(failed.value) and failed.value.type == "server_error"
     with pytest.raises(openai.APIError, match="model failed"):
         list(client.completions.create(model="scripted", prompt="x", stream=True))
+
+
+def test_a_grammar_that_grows_too_large_is_no_failure_of_the_server(scripted: Any) -> None:
+    made, client, _ = scripted
+    made.live.fail = RecipeError("answers can't be held to this schema: too many expressions")
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError, match="too many expressions") as refused:
+        chat(client, response_format=form)
+    assert refused.value.param == "response_format"
+    with pytest.raises(openai.APIError, match="too many expressions"):
+        list(chat(client, response_format=form, stream=True))
+
+
+def test_too_long_is_told_by_the_key_that_was_sent_and_in_openais_words(scripted: Any) -> None:
+    """litellm knows a context that is too long by the words alone."""
+    _, client, _ = scripted
+    for about, param in (
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"max_completion_tokens": 10**6, "max_tokens": None}, "max_completion_tokens"),
+        ({"text": "word " * 9000}, "messages"),
+    ):
+        with pytest.raises(openai.BadRequestError, match="this model's maximum context length is") as refused:
+            chat(client, **about)
+        assert refused.value.param == param and refused.value.code == "context_length_exceeded"
+        assert param == "messages" or param + " is 1000000" in refused.value.message
+
+
+def test_a_pattern_that_python_does_not_read_is_no_unsound_schema(scripted: Any) -> None:
+    _, client, _ = scripted
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": r"^\p{L}+$"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert chat(client, response_format=form).choices
 
 
 def test_a_bug_is_500_without_a_trace(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

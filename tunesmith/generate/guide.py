@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.contract import Contract
 from tunesmith.errors import ModelError, RecipeError
+from tunesmith.generate.schema_bounds import require_bounded
 from tunesmith.tasks import Task
 
 _SPACE = r"[ \t\r\n]{0,24}"  # a line break and an indentation of pretty-printed JSON
@@ -85,6 +86,8 @@ class SchemaGuide:
             if not state.is_stopped() and not state.consume_token(token):
                 # the rest of what it says repeats the answer
                 why = _first_line(state.get_error())
+                if "satisfy the grammar" not in why:  # the grammar has grown beyond llguidance's limits
+                    raise _refused(why)
                 raise RuntimeError(f"token {token} was chosen against the grammar: {why}")
 
 
@@ -110,6 +113,7 @@ def _tokenizer(tokenizer_json: str, width: int, stop_ids: tuple[int, ...]) -> LL
 
 
 def _grammar(schema: Mapping[str, Any]) -> str:
+    require_bounded(schema, _FIX)
     whole = {**schema, "type": "object"}  # said or not
     try:
         return LLMatcher.grammar_from_json_schema(whole, overrides={"whitespace_pattern": _SPACE})
@@ -128,4 +132,6 @@ def _refused(why: object) -> RecipeError:
 
 
 def _first_line(error: object) -> str:
-    return (str(error).splitlines() or ["?"])[0]
+    """And the last one, where the first only says that there is a reason (`regex parse error:`)."""
+    lines = str(error).splitlines() or ["?"]
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -19,7 +19,7 @@ from tunesmith.serve.writing.writing import Ask, Names, begin
 
 router = APIRouter(prefix="/v1")
 
-_CHAT = Names()
+_CHAT, _CHAT_COMPLETION = Names(), Names(max_tokens="max_completion_tokens")
 _COMPLETION = Names(prompt="prompt", top="logprobs")
 
 
@@ -31,10 +31,12 @@ async def chat_completions(request: Request) -> Response:
     served = await state.models.get(asked.model)
     turns = [turn.message(f"messages.{number}") for number, turn in enumerate(asked.messages)]
     prompt = await chat_prompt(served.contract, turns, "messages")
-    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    names, most = _CHAT, asked.max_tokens
+    if asked.max_completion_tokens is not None:
+        names, most = _CHAT_COMPLETION, asked.max_completion_tokens
     top = (asked.top_logprobs or 0) if asked.logprobs else None
     schema = await _schema(asked.response_format, state.limits.schema_bytes)
-    writing = await begin(state, served, _ask(asked, _CHAT, [prompt], most, top, schema))
+    writing = await begin(state, served, _ask(asked, names, [prompt], most, top, schema))
     return await _answered(request, asked, Shape(True, writing))
 
 

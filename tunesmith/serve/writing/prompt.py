@@ -58,13 +58,14 @@ def given_prompt(contract: Contract, ids: Sequence[int], where: str) -> list[int
 async def answer_schema(schema: Mapping[str, Any], most: int, where: str) -> Mapping[str, Any]:
     """The JSON schema of an object. Unservable where it is no schema, one of something else, or has more than `most`
     bytes: what it takes to check it and to make a grammar of it grows with these."""
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.exceptions import SchemaError
 
     if (size := len(json.dumps(schema))) > most:
         raise Unservable(f"the schema has {size:,} bytes; the server takes {most:,}", where=where)
     try:
-        await asyncio.to_thread(Draft202012Validator.check_schema, schema)
+        # without formats: Python's `re` is not what reads the patterns, and knows no \p{L}
+        await asyncio.to_thread(Draft202012Validator.check_schema, schema, FormatChecker(()))
     except SchemaError as error:
         raise Unservable(f"not a JSON schema: {error.message[:200]}", where=where) from None
     except RecursionError:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.generate.protocol import LiveRequest, LiveToken, TokenEvent
 from tunesmith.serve.dispatch import Mailbox
 from tunesmith.serve.errors import Ended, TooLong
@@ -105,7 +105,7 @@ class Writing:
     async def more(self) -> list[Part] | None:
         """What the answers went on with since the last call; waits for it. None: all are finished.
 
-        Ended where one breaks off.
+        Ended where one breaks off, Unservable where its schema is to blame.
         """
         if self.ended:
             return None
@@ -146,9 +146,11 @@ class Writing:
         """Nobody reads on: what is still written is cancelled, and its place is free."""
         self._held.close()
 
-    def _broken_off(self, event: TokenEvent) -> Ended:
+    def _broken_off(self, event: TokenEvent) -> TunesmithError:
         if event.end == "cancelled":
             return Ended("the server is closing", 503)
+        if isinstance(event.error, RecipeError):  # of the schema: its grammar has become too large
+            return Unservable(event.error.what, where=self.ask.names.schema)
         if event.error is not None:
             self._log("".join(traceback.format_exception(event.error)).rstrip())
         return Ended("the model failed on this request; the server's log says why", 500)
@@ -223,17 +225,18 @@ def _max_tokens(served: Served, ask: Ask, prompt: int) -> int:
     """The longest answer to a prompt of that many tokens."""
     room = min(served.live.room, ask.room or served.live.room)
     left = room - prompt
+    # "this model's maximum context length is": by these words of OpenAI's other clients know the error (litellm does)
     if left < 0 or (left == 0 and ask.max_tokens != 0):
         raise TooLong(
-            f"the prompt has {prompt} tokens; the model has room for {room} with the answer",
+            f"the prompt has {prompt} tokens; this model's maximum context length is {room} tokens, with the answer",
             where=ask.names.prompt,
         )
     if ask.max_tokens is None:
         return min(served.max_tokens, left)
     if ask.max_tokens > left and not ask.cut:
         raise TooLong(
-            f"the prompt has {prompt} tokens and {ask.names.max_tokens} is {ask.max_tokens}; the model has room for "
-            f"{room} tokens in all",
+            f"the prompt has {prompt} tokens and {ask.names.max_tokens} is {ask.max_tokens}; this model's maximum "
+            f"context length is {room} tokens",
             where=ask.names.max_tokens,
         )
     return min(ask.max_tokens, left)
