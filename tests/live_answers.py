@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,15 @@ class Ear:
         self.heard: dict[int, Heard] = {}
         self.turns: list[list[TokenEvent]] = []
         self.changed = threading.Condition()
+        self._stand: tuple[int, int] | None = None
+        self._goes = threading.Semaphore(0)
+
+    def stand(self, ticket: int, tokens: int) -> None:
+        """At so many tokens of this one the generator stands still, until `go` is called."""
+        self._stand = ticket, tokens
+
+    def go(self) -> None:
+        self._goes.release()
 
     def __call__(self, events: Sequence[TokenEvent]) -> None:
         with self.changed:
@@ -56,6 +66,11 @@ class Ear:
                     one.tokens.append(event.token)
                 one.end, one.error = event.end, event.error
             self.changed.notify_all()
+            ticket, tokens = self._stand or (-1, 0)
+            stands = ticket in self.heard and len(self.heard[ticket].tokens) >= tokens
+        if stands:
+            self._stand = None
+            assert self._goes.acquire(timeout=60)
 
     def wait(self, *tickets: int, tokens: int | None = None, seconds: float = 60) -> None:
         """Until all of these have ended, or have so many tokens."""
@@ -66,6 +81,18 @@ class Ear:
 
         with self.changed:
             assert self.changed.wait_for(lambda: all(map(there, tickets)), seconds), "no answer in time"
+
+
+def close_where_it_stands(live: LiveGenerator, ear: Ear) -> None:
+    """`live` is closed while it stands still; it goes on once it knows."""
+
+    def goes_on() -> None:
+        while not live.closed:
+            time.sleep(0.001)
+        ear.go()
+
+    threading.Thread(target=goes_on, daemon=True).start()
+    live.close()
 
 
 def write(live: LiveGenerator, requests: Sequence[LiveRequest]) -> list[Heard]:

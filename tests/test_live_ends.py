@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from live_answers import Ear, alone, differs, write
+from live_answers import Ear, alone, close_where_it_stands, differs, write
 from test_guide import random_model
 from test_live import Maker, ask, contract, llama, make
 from test_lora_bank import folders
@@ -86,6 +86,7 @@ def test_slots_auto_are_what_fits(
 
 def test_cancelling_is_told_once_and_unknown_tickets_are_nothing(make: Maker) -> None:
     live, ear = make(slots=1), Ear()
+    ear.stand(1, 2)
     live.start(ear)
     live.submit(1, ask(max_tokens=120))
     live.submit(2, ask(max_tokens=120))
@@ -93,9 +94,13 @@ def test_cancelling_is_told_once_and_unknown_tickets_are_nothing(make: Maker) ->
     assert live.load()[:2] == (1, 1)
     live.cancel(2)
     live.cancel(99)
+    ear.stand(1, 3)
+    ear.go()
     ear.wait(2)
+    ear.wait(1, tokens=3)
     live.cancel(1)
     live.cancel(1)
+    ear.go()
     ear.wait(1)
     assert ear.heard[1].end == ear.heard[2].end == "cancelled"
     assert not ear.heard[2].tokens and len(ear.heard[1].tokens) < 119
@@ -107,11 +112,12 @@ def test_cancelling_is_told_once_and_unknown_tickets_are_nothing(make: Maker) ->
 
 def test_closing_ends_what_is_in_progress(make: Maker) -> None:
     live, ear = make(), Ear()
+    ear.stand(0, 1)
     live.start(ear)
     for ticket in range(8):
         live.submit(ticket, ask(max_tokens=120))
     ear.wait(0, tokens=1)
-    live.close()
+    close_where_it_stands(live, ear)
     assert [ear.heard[ticket].end for ticket in range(8)] == ["cancelled"] * 8
     assert live._session is None
     live.close()
@@ -164,9 +170,11 @@ def test_a_step_that_fails_ends_those_in_it_and_the_generator_lives_on(
     assert ear.heard[1].end == "failed" and isinstance(ear.heard[1].error, OutOfRoom)
     assert "3 slots of 128 tokens" in str(ear.heard[1].error)
     failing(lambda ids: len(ids) == 2, ValueError("a bug"))
+    ear.stand(2, 2)
     live.submit(2, ask(max_tokens=100))
     ear.wait(2, tokens=2)
     live.submit(3, ask([5, 6, 7, 8], max_tokens=100))
+    ear.go()
     ear.wait(2, 3)
     for ticket in (2, 3):
         assert ear.heard[ticket].end == "failed" and isinstance(ear.heard[ticket].error, ValueError)
@@ -206,11 +214,13 @@ def test_a_listener_that_raises_ends_the_generator(make: Maker) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_leaves_nobody_waiting(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     live, ear = make(), Ear()
+    ear.stand(1, 3)
     live.start(ear)
     live.submit(1, ask(max_tokens=100))
     ear.wait(1, tokens=3)
     monkeypatch.setattr(live, "_take", lambda session: 1 / 0)
     live.submit(2, ask())
+    ear.go()
     ear.wait(1, 2)
     for ticket in (1, 2):
         assert ear.heard[ticket].end == "failed" and isinstance(ear.heard[ticket].error, ModelError)

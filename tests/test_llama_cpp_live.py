@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from live_answers import Ear, Heard, write
+from live_answers import Ear, Heard, close_where_it_stands, write
 from safetensors.torch import load_file, save_file
 
 from tunesmith import starter
@@ -123,6 +123,7 @@ def test_who_comes_late_or_goes_early_changes_nobody(
 ) -> None:
     expected = [by_batch(file, request) for request in requests]
     one, ear = live(3), Ear()
+    ear.stand(100, 20)
     one.start(ear)
     long = replace(requests[0], max_tokens=400, stop_ids=frozenset())
     one.submit(100, long)
@@ -132,6 +133,7 @@ def test_who_comes_late_or_goes_early_changes_nobody(
     ear.wait(100, tokens=20)
     one.cancel(100)
     one.cancel(999)
+    ear.go()
     ear.wait(100, *range(len(requests)))
     assert ear.heard[100].end == "cancelled"
     made = [ear.heard[ticket] for ticket in range(len(requests))]
@@ -143,6 +145,7 @@ def test_a_cancel_takes_effect_before_the_next_token_but_one(
     live: Callable[..., LiveLlama], requests: list[LiveRequest]
 ) -> None:
     one, ear = live(1), Ear()
+    ear.stand(0, 3)
     one.start(ear)
     long = replace(requests[0], max_tokens=400, stop_ids=frozenset())
     one.submit(0, long)
@@ -150,10 +153,14 @@ def test_a_cancel_takes_effect_before_the_next_token_but_one(
     ear.wait(0, tokens=3)
     assert one.load().waiting == 1
     one.cancel(1)
+    ear.stand(0, 6)
+    ear.go()
     ear.wait(1)
     assert ear.heard[1].end == "cancelled" and not ear.heard[1].tokens
+    ear.wait(0, tokens=6)
     one.cancel(0)
     at = len(ear.heard[0].tokens)
+    ear.go()
     ear.wait(0)
     assert ear.heard[0].end == "cancelled" and len(ear.heard[0].tokens) <= at + 2
     one.submit(2, replace(long, max_tokens=2))
@@ -165,10 +172,12 @@ def test_a_long_prompt_does_not_hold_up_answers_in_progress(
     live: Callable[..., LiveLlama], requests: list[LiveRequest]
 ) -> None:
     one, ear = live(2, 4096), Ear()
+    ear.stand(0, 2)
     one.start(ear)
     one.submit(0, replace(requests[0], max_tokens=300, stop_ids=frozenset()))
     ear.wait(0, tokens=2)
     one.submit(1, LiveRequest([7] * 3000, 1, frozenset()))
+    ear.go()
     ear.wait(1)
     turns = [{event.ticket for event in turn} for turn in ear.turns]
     begun = len([turn for turn in turns[: turns.index(next(t for t in turns if 1 in t))] if 0 in turn])
@@ -257,12 +266,13 @@ def test_closing_ends_what_is_in_progress(
     live: Callable[..., LiveLlama], requests: list[LiveRequest]
 ) -> None:
     engine, ear = live(1), Ear()
+    ear.stand(0, 1)
     engine.start(ear)
     long = replace(requests[0], max_tokens=400, stop_ids=frozenset())
     engine.submit(0, long)
     engine.submit(1, long)
     ear.wait(0, tokens=1)
-    engine.close()
+    close_where_it_stands(engine, ear)
     engine.close()
     assert [ear.heard[ticket].end for ticket in (0, 1)] == ["cancelled", "cancelled"]
     assert "llama.cpp" not in {thread.name for thread in threading.enumerate()}
@@ -314,7 +324,7 @@ def test_what_is_not_finite_does_not_stay_in_its_slot(contract: Contract, tmp_pa
     ear.wait(0)
     for ticket, request in list(enumerate(asked))[1:]:
         engine.submit(ticket, request)
-    ear.wait(*range(6), seconds=20)
+    ear.wait(*range(6))
     engine.close()
     assert [ear.heard[n].end for n in range(6)] == ["length"] * 2 + ["failed"] * 2 + ["length"] * 2
     assert ear.heard[0].ids == ear.heard[4].ids == ear.heard[5].ids

@@ -171,7 +171,7 @@ def test_one_load_for_all_who_wait(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def slow(self: Any, **settings: Any) -> Any:
         loads.append(1)
-        assert go.wait(30)
+        assert go.wait(60)
         return real(self, **settings)
 
     monkeypatch.setattr(opened_module.Opened, "live", slow)
@@ -179,7 +179,8 @@ def test_one_load_for_all_who_wait(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 
     async def ask() -> None:
         asked = [asyncio.ensure_future(models.get(name)) for name in ("tiny", "base") * 10]
-        await asyncio.sleep(0.3)
+        while not loads:
+            await asyncio.sleep(0.01)
         assert [one.state for one in models.status()] == ["loading", "loading"]
         asked[0].cancel()  # whoever leaves takes nothing from the others
         await asyncio.sleep(0.05)
@@ -222,7 +223,7 @@ def test_an_engine_that_has_ended_is_loaded_anew(runs: Path) -> None:
 
     first.live.start(deaf)
     first.live.submit(1, LiveRequest([5, 6], 3, frozenset()))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not first.live.closed:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -237,7 +238,7 @@ def test_an_engine_that_has_ended_is_loaded_anew(runs: Path) -> None:
 
 
 def test_closed_while_it_loads(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, closed = threading.Event(), list[str]()
+    loads, go, closed = threading.Event(), threading.Event(), list[str]()
 
     class Stub:
         def close(self) -> None:
@@ -246,7 +247,8 @@ def test_closed_while_it_loads(runs: Path, monkeypatch: pytest.MonkeyPatch) -> N
         room = 8
 
     def slow(self: Any, **settings: Any) -> Any:
-        assert go.wait(30)
+        loads.set()
+        assert go.wait(60)
         return Stub()
 
     monkeypatch.setattr(opened_module.Opened, "live", slow)
@@ -254,7 +256,8 @@ def test_closed_while_it_loads(runs: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     async def ask() -> None:
         asked = asyncio.ensure_future(models.get("tiny"))
-        await asyncio.sleep(0.2)
+        while not loads.is_set():
+            await asyncio.sleep(0.01)
         models.close()
         go.set()
         await asked

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def expected(request: LiveRequest, model: str = "base") -> list[int]:
     return ids
 
 
-def until(true: Callable[[], Any], seconds: float = 10) -> None:
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "not in time"
@@ -188,7 +189,7 @@ def test_a_ticket_that_comes_again_is_not_ended_by_the_first(launch: Callable[..
 
     live.start(hear)
     live.submit(1, ASK)
-    assert done.wait(20) and ends == ["length"] * 4
+    assert done.wait(60) and ends == ["length"] * 4
     until(lambda: live.load() == LiveLoad(0, 0, 4 * 6))
 
 
@@ -206,7 +207,7 @@ def test_a_cancel_closes_the_stream(
     ear.wait(0)
     assert ear.heard[0].end == "cancelled"
     until(lambda: journal("disconnected"))
-    assert journal("disconnected") == [[5, 6, 7]] and journal("place")[0] < 40
+    assert journal("disconnected") == [[5, 6, 7]] and journal("place")[0] < 3000
     live.submit(2, long)
     live.cancel(2)  # at once, perhaps before it was sent
     live.cancel(99)
@@ -243,10 +244,19 @@ def test_a_child_that_dies_is_told_and_stays_dead(
     until(lambda: "it is not started again" in capsys.readouterr().err)
 
 
-def test_it_tells_how_far_it_is(launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STANDIN_START", "0.5")
+def test_it_tells_how_far_it_is(
+    launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     said: list[str] = []
-    launch(told=said.append)
+    go_on = tmp_path / "go-on"  # it says the next line once the last one was told
+    monkeypatch.setenv("STANDIN_START", str(go_on))
+
+    def told(line: str) -> None:
+        said.append(line)
+        with go_on.open("a") as file:
+            file.write("x" if line else "")
+
+    launch(told=told)
     assert [line for line in said if line] == ["loading weights", "compiling", "almost there"]
 
 
@@ -263,9 +273,14 @@ def test_a_start_that_never_ends(
     launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch, journal: Callable[[str], list[Any]]
 ) -> None:
     monkeypatch.setenv("STANDIN_MODE", "never")
-    monkeypatch.setattr(vllm_child.VllmChild.wait_until_ready, "__defaults__", (1.0,))
-    with pytest.raises(ModelError, match="did not answer within 1 s; the last it said: almost there"):
-        launch()
+    now = [0.0]
+
+    def told(line: str) -> None:  # an hour goes by once it has said its last
+        now[0] += 3600.0 * (line == "almost there")
+
+    monkeypatch.setattr(vllm_child, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    with pytest.raises(ModelError, match="did not answer within 1200 s; the last it said: almost there"):
+        launch(told=told)
     (pid,) = journal("started")
     assert is_gone(pid)
 
@@ -273,7 +288,10 @@ def test_a_start_that_never_ends(
 def test_a_vllm_that_leaves_adapters_out(
     launch: Callable[..., LiveVllm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("tunesmith-vllm-*"))
+    place = tempfile.mkdtemp(
+        dir="/tmp"
+    )  # others make such folders in the usual place; a socket's path is short
+    monkeypatch.setattr(tempfile, "tempdir", place)
     monkeypatch.setenv("STANDIN_MODE", "nameless")
     with pytest.raises(ModelError, match="does not answer as one"):
         launch(adapters={"one": adapter(tmp_path / "one", 8)})
@@ -283,7 +301,7 @@ def test_a_vllm_that_leaves_adapters_out(
         launch(adapters={"big": adapter(tmp_path / "big", 1024)})
     with pytest.raises(ModelError, match="the adapter can't be read"):
         launch(adapters={"none": tmp_path / "none"})
-    assert set(Path(tempfile.gettempdir()).glob("tunesmith-vllm-*")) <= before  # no folder is left
+    Path(place).rmdir()  # no folder is left
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

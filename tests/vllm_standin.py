@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
@@ -211,9 +212,11 @@ def main() -> None:
         loop = "import time\nwhile True: time.sleep(1)"
         other = subprocess.Popen([sys.executable, "-c", loop], start_new_session=True)
         journal({"grandchild": other.pid})
-    for step in ("loading weights", "compiling", "almost there"):
+    go_on = Path(os.environ.get("STANDIN_START", "/nowhere"))  # gets a byte for each line that was told
+    for told, step in enumerate(("loading weights", "compiling", "almost there"), 1):
         print(step, flush=True)
-        time.sleep(float(os.environ.get("STANDIN_START", "0")))
+        while go_on.parent.is_dir() and (not go_on.exists() or go_on.stat().st_size < told):
+            time.sleep(0.01)
     if MODE == "never":
         threading.Event().wait()
     if MODE == "nameless":
