@@ -1,6 +1,8 @@
 """Faults planted from a fresh seed: the inspection finds 95 % of each kind by name, and leaves clean rows alone.
 
-TUNESMITH_SEED=… repeats a run. Each detector has a mutant: switched off, the same test must fail.
+TUNESMITH_SEED=… repeats a run. Where one seed's rows miss the mark, those of four more are counted with them: bad luck
+is then rarer than one in a million, and a detector that is too weak misses it again.
+Each detector has a mutant: switched off, the same test must fail.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,13 @@ from small_pool import pool_of
 
 from tunesmith.data.alike.near import near_pairs
 from tunesmith.data.inspect import Inspection, each_row, inspect, relations
+from tunesmith.data.inspect.finding import Finding
 from tunesmith.data.pool import Pool
 from tunesmith.recipe import Data
 from tunesmith.tasks import make_task
 
 SEED = int(os.environ.get("TUNESMITH_SEED", secrets.randbits(32)))
-RECALL, FALSE_ALARMS = 0.95, 0.01
+RECALL, FALSE_ALARMS, MORE = 0.95, 0.01, 4
 # kind of fault → (rows it is planted in, check that has to name it)
 KINDS = {
     "leaked row": ("extraction", "exact_leak"),
@@ -50,9 +54,9 @@ MAKERS = {"extraction": extraction, "prompts": prompts, "translations": translat
 class Case:
     """Planted rows on disk, and their inspection."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, seed: str = f"{SEED}") -> None:
         print(f"TUNESMITH_SEED={SEED}")
-        self.planted: Planted = MAKERS[name](random.Random(f"{SEED}/{name}"))
+        self.planted: Planted = MAKERS[name](random.Random(f"{seed}/{name}"))
         self.pool: Pool = pool_of(folder, self.planted.rows, self.planted.given)
         self.pairs, self.similarity = near_pairs(self.pool.signatures, self.pool.compared)
         golds = [row.answer for row in extraction_rows(self.planted)]
@@ -74,11 +78,27 @@ class Case:
             workers=workers,
         )
 
-    def recall(self, kind: str, found: Inspection) -> float:
-        """Share of the rows planted as `kind` that its check names."""
+    def hits(self, kind: str, found: Inspection) -> tuple[int, int]:
+        """How many of the rows planted as `kind` its check names, and of how many."""
         named = {finding.row for finding in found.findings if finding.check == KINDS[kind][1]}
         faults = self.planted.faults[kind]
-        return len(faults & named) / len(faults)
+        return len(faults & named), len(faults)
+
+    def recall(self, kind: str, found: Inspection) -> float:
+        """Share of the rows planted as `kind` that its check names."""
+        hits, planted = self.hits(kind, found)
+        return hits / planted
+
+    def alarms(self) -> tuple[dict[int, Finding], set[int]]:
+        """Clean rows that are named, and all of them."""
+        clean = set(range(len(self.pool))) - self.planted.touched
+        return {finding.row: finding for finding in self.found.findings if finding.row in clean}, clean
+
+
+@cache
+def more(name: str, folder: Path) -> list[Case]:
+    """Cases of further seeds."""
+    return [Case(name, folder / f"{name}-{number}", f"{SEED}+{number}") for number in range(MORE)]
 
 
 def extraction_rows(planted: Planted) -> list:
@@ -92,19 +112,23 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_planted_faults_are_found_by_name(cases: dict[str, Case], kind: str) -> None:
-    case = cases[KINDS[kind][0]]
+def test_planted_faults_are_found_by_name(
+    cases: dict[str, Case], kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name = KINDS[kind][0]
+    case = cases[name]
     assert len(case.planted.faults[kind]) >= EACH
-    recall = case.recall(kind, case.found)
-    print(f"{kind}: {recall:.3f} of {len(case.planted.faults[kind])}")
-    assert recall >= RECALL, f"TUNESMITH_SEED={SEED}"
+    hits, planted = case.hits(kind, case.found)
+    if hits < RECALL * planted:
+        further = [one.hits(kind, one.found) for one in more(name, tmp_path_factory.getbasetemp())]
+        hits, planted = np.sum([(hits, planted), *further], axis=0)
+    print(f"{kind}: {hits} of {planted}")
+    assert hits >= RECALL * planted, f"TUNESMITH_SEED={SEED}"
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_clean_rows_are_left_alone(cases: dict[str, Case], name: str) -> None:
-    case = cases[name]
-    clean = set(range(len(case.pool))) - case.planted.touched
-    alarms = {finding.row: finding for finding in case.found.findings if finding.row in clean}
+    alarms, clean = cases[name].alarms()
     print(f"{name}: {len(alarms)} of {len(clean)} clean rows named")
     assert len(clean) >= 1000
     assert len(alarms) <= FALSE_ALARMS * len(clean), (f"TUNESMITH_SEED={SEED}", list(alarms.values())[:20])
