@@ -83,6 +83,34 @@ def test_a_wrong_stop_in_the_folder_fails(base: Path, run: Run, monkeypatch: pyt
         export(recipe_for(base, quantized=["nf4"]), run)
 
 
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        ("config.json", {"max_position_embeddings": 1024}),
+        ("config.json", {"sliding_window": 64}),
+        ("generation_config.json", {"do_sample": True, "temperature": 0.6}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["merged", "int8"])
+def test_a_wrong_configuration_fails(
+    base: Path, run: Run, monkeypatch: pytest.MonkeyPatch, place: str, wrong: dict[str, Any], kind: str
+) -> None:
+    """What no short row shows."""
+    from tunesmith.export import artifact_folder, merged
+
+    owner = merged if kind == "merged" else artifact_folder
+    right = owner.complete
+
+    def complete(folder: Path, *given: Any) -> None:
+        right(folder, *given)
+        path = folder / place
+        path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+
+    monkeypatch.setattr(owner, "complete", complete)
+    with pytest.raises(ProofFailed, match=f"{kind}_config_equal"):
+        export(recipe_for(base, quantized=["int8"]), run)
+
+
 def edit_writer(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:
     """GGUFWriter with its keys changed before they are written."""
     import gguf

@@ -19,11 +19,13 @@ from tiny_gguf import (
     tiny_folder,
 )
 
+from tunesmith.base import resolve
 from tunesmith.export.gguf import architecture
 from tunesmith.export.gguf.architecture import Architecture
 from tunesmith.export.gguf.write import write_gguf
 from tunesmith.export.positions import gguf_positions_equal
 from tunesmith.proof import Proof
+from tunesmith.recipe import Model
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 256,
         "beta_fast": 16.0, "beta_slow": 2.0}  # fmt: skip
@@ -39,7 +41,7 @@ def proved(folder: Path, name: str) -> tuple[TinyFolder, Path, Proof]:
     made = tiny_folder(folder / "m", kind if name in MORE else name, **(config if name in MORE else {}))
     path = folder / "m.gguf"
     write_gguf(made.folder, path, "F32", made.contract)
-    return made, path, gguf_positions_equal("gguf-F32", path, made.folder)
+    return made, path, gguf_positions_equal("gguf-F32", path, resolve(Model(base=str(made.folder))))
 
 
 @pytest.mark.parametrize("name", [*MODELS, *MORE])
@@ -81,4 +83,6 @@ def test_short_rows_do_not_show_it(tmp_path: Path, llama_cpp: Any) -> None:
     rows = random_rows(2040, [12, 16])
     off = hugging_face_logits(made.model, rows) - llama_cpp_logits(tmp_path / "m.gguf", rows)
     assert float(off.square().mean().sqrt()) < 0.01
-    assert not gguf_positions_equal("gguf-F32", tmp_path / "m.gguf", made.folder).passed
+    assert not gguf_positions_equal(
+        "gguf-F32", tmp_path / "m.gguf", resolve(Model(base=str(made.folder)))
+    ).passed

@@ -17,7 +17,7 @@ from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits
 from tunesmith.export.passing import Passing
 from tunesmith.export.quantized import Held, quantization_config, write_quantized
-from tunesmith.export.reads import folder_renders_as_contract
+from tunesmith.export.reads import folder_config_equal, folder_renders_as_contract
 from tunesmith.export.yardstick import Yardstick
 from tunesmith.model.merge import Source
 
@@ -61,6 +61,7 @@ class QuantisedFolder:
         prove(artifact_proofs.keeps_adapter(kind, found, yard.merged, yard.base))
         prove(artifact_proofs.same_greedy(kind, found, yard.merged, plain))
         prove(folder_renders_as_contract(kind, path, job.contract, job.scored.examples))
+        prove(folder_config_equal(kind, path, job.base, job.decoding))
         return yard.against_live(found)
 
     def answer(self, path: Path, name: str) -> float | None:

@@ -109,7 +109,7 @@ class ModelFile:
         job, yard, name = self.job, self.yard, f"gguf-{self.kind}"
         if self.kind in TYPES:
             return yard.against_live(_prove_exact(job, yard, name, path, self.kind))
-        _prove_reading(job, yard, name, path)
+        _prove_reading(job, name, path)
         found = _logits(job, path)
         bits = next(number for begin, number in BITS.items() if self.kind.startswith(begin))
         plain = yard.in_blocks(bits)
@@ -180,7 +180,7 @@ def _shifted(yard: Yardstick, noisy: Tensor) -> Tensor:
 
 
 def _prove_exact(job: Job, yard: Yardstick, name: str, path: Path, kind: str) -> Tensor:
-    _prove_reading(job, yard, name, path)
+    _prove_reading(job, name, path)
     found = _logits(job, path)
     coarsest = _coarsest(TYPES[kind], job.trained_in)
     noisy = yard.rounded(coarsest)
@@ -190,10 +190,10 @@ def _prove_exact(job: Job, yard: Yardstick, name: str, path: Path, kind: str) ->
     return found
 
 
-def _prove_reading(job: Job, yard: Yardstick, name: str, path: Path) -> None:
+def _prove_reading(job: Job, name: str, path: Path) -> None:
     job.run.prove(gguf_tokens_equal(name, path, job.contract, job.scored.examples))
     job.run.prove(gguf_stops_equal(name, path, job.contract))
-    job.run.prove(gguf_positions_equal(name, path, yard.folder))
+    job.run.prove(gguf_positions_equal(name, path, job.base))
 
 
 def _write(folder: Path, out: Path, kind: str, job: Job) -> None:

@@ -15,7 +15,7 @@ from tunesmith.export.choose import FOLDER, Choice, Compared, answer, choose, co
 from tunesmith.export.folder import ORIGIN, complete, new_folder, own_files, publish
 from tunesmith.export.job import Job, free
 from tunesmith.export.measure import folder_model, logits, reround_model
-from tunesmith.export.reads import folder_renders_as_contract
+from tunesmith.export.reads import folder_config_equal, folder_renders_as_contract
 from tunesmith.export.scores import LIVE, against_live
 from tunesmith.export.yardstick import Yardstick
 from tunesmith.model.merge import Kept, Source, merge_weights, read_deltas
@@ -147,6 +147,7 @@ def _prove(job: Job, yard: Yardstick, left: Kept, compared: dict[Source, Compare
     if job.adapter is not None:
         prove(proofs.merged_keeps_adapter(left.share, str(job.dtype).removeprefix("torch.")))
     prove(folder_renders_as_contract(NAME, yard.folder, job.contract, job.scored.examples))
+    prove(folder_config_equal(NAME, yard.folder, job.base, job.decoding))
     if compared:
         headline = answers_headline(run_task(job.recipe, job.run))
         prove(proofs.merged_scores_as_adapter(headline, compared[source].difference, source))

@@ -7,7 +7,6 @@ tensors, by llama.cpp's formulas (ggml: rope_yarn; src/llama-model.cpp), and tho
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tunesmith.base import Base
 from tunesmith.export.gguf.architecture import read_architecture
 from tunesmith.export.gguf.library import require_gguf
 from tunesmith.export.gguf.tensors import ROPE_FACTORS
@@ -26,10 +26,10 @@ LIMIT = 1e-4  # relative; both sides compute in fp32
 _FAST, _SLOW = 32.0, 1.0  # llama.cpp's own beta_fast and beta_slow
 
 
-def gguf_positions_equal(name: str, path: Path, folder: Path) -> Proof:
-    """The file `path` against the model in `folder`: the angle of each pair, and how far the file says it reaches."""
-    told = folder / "config.json"
-    config = read_architecture(json.loads(told.read_text("utf-8")), told).config
+def gguf_positions_equal(name: str, path: Path, base: Base) -> Proof:
+    """The file `path` against its base's config.json: the angle of each pair, and how far the file says it reaches."""
+    plain = {key: value for key, value in base.config.items() if key != "quantization_config"}
+    config = read_architecture(plain, base.folder / "config.json").config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     wanted = type(model.get_submodule(model.base_model_prefix).rotary_emb)(config).inv_freq.float()

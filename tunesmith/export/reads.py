@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.base import Base
 from tunesmith.contract import DATE, Contract
 from tunesmith.errors import ModelError
 from tunesmith.example import Example, Message
@@ -18,10 +19,13 @@ from tunesmith.export.record import proof_prefix
 from tunesmith.generate.llama_cpp.contract import tokens_by_llama_cpp
 from tunesmith.generate.llama_cpp.file import read_gguf
 from tunesmith.generate.llama_cpp.library import require_llama_cpp
+from tunesmith.generate.protocol import Decoding
 from tunesmith.proof import Proof
 from tunesmith.templates import compile_template
 
 ROWS = 100  # whose prompts transformers reads
+# what a folder may say otherwise than its base
+_OF_THE_FOLDER = {"dtype", "torch_dtype", "quantization_config", "transformers_version", "_name_or_path"}
 ROWS_OF_GGUF = 1000  # llama.cpp cuts some texts otherwise: the more are tried, the more are found
 
 
@@ -52,6 +56,26 @@ def folder_renders_as_contract(
             f"; generation_config.json stops at {sorted(stops)}, the contract at {sorted(contract.stop_ids)}"
         )
     return Proof(f"{proof_prefix(name)}renders_as_contract", not wrong, len(wrong), 0, detail)
+
+
+def folder_config_equal(name: str, folder: Path, base: Base, decoding: Decoding) -> Proof:
+    """By transformers: config.json says what the base's says, and answers are drawn as they were measured.
+
+    Short rows don't show all of it: a sliding window and Llama 3.1's scaling begin far behind them.
+    """
+    from transformers import AutoConfig
+
+    own, theirs = (AutoConfig.from_pretrained(place).to_dict() for place in (folder, base.folder))
+    wrong = {key for key in own | theirs if own.get(key) != theirs.get(key)} - _OF_THE_FOLDER
+    told = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    drawn: dict[str, Any] = {"do_sample": decoding.temperature > 0}
+    if drawn["do_sample"]:
+        drawn |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    wrong |= {key for key, value in drawn.items() if told.get(key) != value}
+    detail = "settings in which the folder's configuration is not the base's, or draws answers otherwise than measured"
+    if wrong:
+        detail += f": {', '.join(sorted(wrong)[:5])}"
+    return Proof(f"{proof_prefix(name)}config_equal", not wrong, len(wrong), 0, detail)
 
 
 def gguf_tokens_equal(name: str, path: Path, contract: Contract, examples: Sequence[Example]) -> Proof:
