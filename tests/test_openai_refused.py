@@ -116,6 +116,28 @@ def test_bodies_that_are_no_json_object(scripted: Any, path: str) -> None:
         assert isinstance(message, str) and "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "path, about, place",
+    [
+        ("/v1/completions", {"prompt": ["a", 1]}, "prompt"),
+        ("/v1/completions", {"prompt": None}, "prompt"),
+        ("/v1/completions", {"prompt": "x", "stop": 5}, "stop"),
+        ("/v1/completions", {"prompt": "x", "stop": ["a", 5], "n": "2"}, "n"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ("/api/generate", {"prompt": "x", "format": 5}, "format"),
+        ("/api/generate", {"prompt": "x", "options": {"stop": 5}}, "options.stop"),
+    ],
+)
+def test_a_wrong_type_is_told_of_the_field_that_was_sent(
+    scripted: Any, path: str, about: dict[str, Any], place: str
+) -> None:
+    """Not of `prompt.list[str].1`, which is how pydantic calls one of the types that it tried."""
+    error = httpx.post(scripted[2] + path, json={"model": "scripted"} | about).json()["error"]
+    message = error if path.startswith("/api") else error["message"]
+    assert message.startswith(place + ": ") and "str:" not in message and "list[" not in message
+    assert path.startswith("/api") or error["param"] == place
+
+
 def test_every_error_has_openais_shape(scripted: Any) -> None:
     made, client, url = scripted
     with pytest.raises(openai.NotFoundError) as unknown:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -70,11 +71,18 @@ def _maybe_infinite(raw: bytes) -> bool:
 
 
 def _told(error: ValidationError) -> Unservable:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    places = [".".join(str(part) for part in one["loc"]) for one in problems]
-    lines = [f"{place}: {one['msg']}" for place, one in zip(places, problems, strict=True)]
+    said: dict[str, list[str]] = {}
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        said.setdefault(_place(one["loc"]), []).append(one["msg"])
+    lines = [f"{place}: {', or '.join(dict.fromkeys(why))}" for place, why in said.items()]
     more = f" (and {len(lines) - _MOST} more)" if len(lines) > _MOST else ""
-    return Unservable("; ".join(lines[:_MOST]) + more, where=places[0])
+    return Unservable("; ".join(lines[:_MOST]) + more, where=next(iter(said)))
+
+
+def _place(pieces: tuple[int | str, ...]) -> str:
+    """As the client would say it: where a value may be of several types, pydantic names the type too (`list[str]`)."""
+    named = takewhile(lambda piece: piece != "str" and "[" not in str(piece), pieces)
+    return ".".join(map(str, named))
 
 
 def refuse_others(
