@@ -28,7 +28,7 @@ def require_bounded(schema: Mapping[str, Any], fix: str) -> None:
     for key, value in _keywords(schema):
         if key in _NUMBERS and _is_number(value):
             if abs(value) >= _EXACT:
-                raise _refused(f"{key} is 2^53 or more, where whole numbers are no longer exact", fix)
+                raise _refused(f"{key} is not within ±2^53, where whole numbers are exact", fix)
             if key == "multipleOf" and value > 0:
                 multiples.append(Decimal(repr(value)).normalize())
         if key == "pattern" and isinstance(value, str) and len(value) > _PATTERN:
