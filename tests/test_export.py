@@ -39,6 +39,7 @@ PROVED = {
     "merged_has_effect",
     "merged_keeps_adapter",
     "merged_renders_as_contract",
+    "merged_config_equal",
 }
 
 
