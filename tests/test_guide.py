@@ -358,6 +358,7 @@ def with_x(keywords: dict[str, Any]) -> dict[str, Any]:
         ({"type": "integer", "minimum": -(2**63), "maximum": -(2**63) + 9}, "2\\^53"),  # ended the process
         ({"$ref": "#/$defs/far", "$defs": {"far": {"minimum": -(2.0**63), "maximum": -(2.0**63)}}}, "2\\^53"),
         ({"type": "integer", "minimum": 2**53, "maximum": 2**53 + 3}, "2\\^53"),  # was answered with 2^53 + 4
+        ({"enum": [{"id": 1234567890123456789}]}, "2\\^53"),  # was answered with 1234567890123456768
         ({"type": "integer", "multipleOf": 499_979}, "multipleOf"),  # seven seconds
         ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "multipleOf"),  # minutes
         ({"type": "string", "pattern": "a?" * 20_000}, "40,000 characters"),  # 800 MB

@@ -1,7 +1,7 @@
 """What llguidance can't take from a JSON schema without harm: refused before it sees it.
 
 Measured with llguidance 1.9.1 on one core. Bounds of a whole number near -2^63 overflow its stack, which ends the
-process; from 2^53 on it rounds bounds, and answers break them. The others take the thread that makes grammars, and
+process; from 2^53 on it rounds bounds, const and enum, and answers break them. The others take the thread that makes grammars, and
 memory, for as long as a client likes.
 """
 
@@ -31,6 +31,8 @@ def require_bounded(schema: Mapping[str, Any], fix: str) -> None:
                 raise _refused(f"{key} is not within ±2^53, where whole numbers are exact", fix)
             if key == "multipleOf" and value > 0:
                 multiples.append(Decimal(repr(value)).normalize())
+        if key in ("const", "enum") and not all(_is_exact(one) for one in _leaves(value)):
+            raise _refused(f"{key} has a whole number beyond ±2^53: make it a string", fix)
         if key == "pattern" and isinstance(value, str) and len(value) > _PATTERN:
             raise _refused(f"a pattern has {len(value):,} characters, of at most {_PATTERN:,}", fix)
         if key == "patternProperties" and isinstance(value, Mapping):
@@ -53,6 +55,22 @@ def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
             left += one.values()
         elif isinstance(one, list):
             left += one
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        else:
+            yield one
+
+
+def _is_exact(value: Any) -> bool:
+    return not isinstance(value, int) or abs(value) < _EXACT
 
 
 def _is_number(value: Any) -> bool:
