@@ -104,6 +104,9 @@ class Slow(BaseHTTPRequestHandler):
     sent = 0
     asked: list[tuple[str, str]]
     pause = 0.02
+    most: int | None = None
+    """Bytes after which it stands still, until `go` is set."""
+    go: threading.Event
 
     def do_GET(self) -> None:
         self._pass("GET")
@@ -133,6 +136,8 @@ class Slow(BaseHTTPRequestHandler):
             type(self).sent += len(body[begin : begin + (1 << 18)])
             if len(body) > 1 << 18:
                 time.sleep(self.pause)
+                if self.most is not None and self.sent >= self.most:
+                    self.go.wait(120)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -140,7 +145,7 @@ class Slow(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def slow(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
-    handler = type("Handler", (Slow,), {"moto": server, "asked": []})
+    handler = type("Handler", (Slow,), {"moto": server, "asked": [], "go": threading.Event()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.daemon_threads, http.handle_error = True, lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=http.serve_forever, daemon=True).start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -310,14 +310,16 @@ def test_one_reason_is_told_once(tmp_path: Path) -> None:
     assert "… and 5 more" in str(refused.error(30)) and "25 of 30 rows" in str(refused.error(30))
 
 
-def test_a_row_takes_microseconds() -> None:
-    """Measured at 5 to 8 µs on two cores; the limit here only catches another order."""
+def test_a_row_takes_few_calls() -> None:
+    """5 to 8 µs on two cores. Counted, not timed: a busy machine makes no more calls."""
     row = {"instruction": "Extract.", "input": "Stage IV. " * 100, "output": '{"stage": "IV"}'}
-    manner, best = Manner("instruction"), 1.0
-    for _ in range(5):
-        begin = time.perf_counter()
-        for _ in range(1000):
-            row_examples(row, "rows.jsonl:1", manner)
-        best = min(best, (time.perf_counter() - begin) / 1000)
-    print(f"row_examples: {best * 1e6:.1f} µs")
-    assert best < 50e-6
+    manner, calls = Manner("instruction"), list[str]()
+    row_examples(row, "rows.jsonl:1", manner)
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: calls.append(event) if "call" in event else None)
+    try:
+        row_examples(row, "rows.jsonl:1", manner)
+    finally:
+        sys.setprofile(before)
+    print(f"row_examples: {len(calls)} calls")
+    assert len(calls) < 100

@@ -29,14 +29,17 @@ def test_killed_in_the_middle(
     address = upload(aws, folder)
     monkeypatch.setenv("AWS_ENDPOINT_URL", slow.address)
     size = weights.stat().st_size
+    slow.most = size // 2
     with subprocess.Popen(
         [sys.executable, "-c", FETCH, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        deadline = time.monotonic() + 60
-        while slow.sent < size // 2 and time.monotonic() < deadline and process.poll() is None:
+        deadline = time.monotonic() + 110
+        while slow.sent < slow.most and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
+    slow.most = None
+    slow.go.set()
     assert process.returncode == -signal.SIGKILL
     assert not cached(tmp_path)
     (partial,) = (tmp_path / "cache").glob("tunesmith/s3/*/.mine.part")

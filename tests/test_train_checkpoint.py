@@ -96,19 +96,18 @@ def test_another_runs_checkpoint_is_never_used(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_save_are_removed_and_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A real SIGKILL while the save is at work: the watcher waits for the temporary folder."""
+    """A real SIGKILL while the save is at work: once its first file is written."""
     script = (
-        "import sys, torch; from pathlib import Path; from tunesmith.train.checkpoint import Checkpoints\n"
+        "import os, signal, sys, torch; from pathlib import Path; from tunesmith.train import checkpoint\n"
+        "from tunesmith.train.checkpoint import Checkpoints\n"
         "c = Checkpoints(Path(sys.argv[1]), run='r', keep=2)\n"
-        "w = {'weights': {str(i): torch.zeros(4_000_000) for i in range(16)}}\n"
-        "c.save({'step': 1}, {'weights': {'a': torch.ones(8)}}, None)\n"
-        "c.save({'step': 2}, w, None)\n"
+        "w = {'weights': {'a': torch.ones(8)}}\n"
+        "c.save({'step': 1}, w, None); c.wait()\n"
+        "write = checkpoint.write_file\n"
+        "checkpoint.write_file = lambda *to: (write(*to), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "c.save({'step': 2}, w, None); c.wait()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    while process.poll() is None and not list(tmp_path.glob(".step-00000002.*.tmp")):
-        pass
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -signal.SIGKILL
     left = list(tmp_path.glob(".step-00000002.*.tmp"))
     assert len(left) == 1
     checkpoints = Checkpoints(tmp_path, run="r", keep=2)
