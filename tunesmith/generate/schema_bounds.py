@@ -1,8 +1,8 @@
 """What llguidance can't take from a JSON schema without harm: refused before it sees it.
 
 Measured with llguidance 1.9.1 on one core. Bounds of a whole number near -2^63 overflow its stack, which ends the
-process; from 2^53 on it rounds bounds, const and enum, and answers break them. The others take the thread that makes grammars, and
-memory, for as long as a client likes.
+process; from 2^53 on it rounds whole numbers, and answers break the schema. The others take the thread that makes
+grammars, and memory, for as long as a client likes.
 """
 
 from __future__ import annotations
