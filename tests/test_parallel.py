@@ -123,7 +123,7 @@ def test_nobody_waits_for_ever(project: Path) -> None:
     recipe, run = prepared(project, "hangs")
     begin = time.monotonic()
     first = together(recipe, run, 2, "hangs")[0]
-    assert isinstance(first, PeerLost) and first.exit_code == 75 and time.monotonic() - begin < 60
+    assert isinstance(first, PeerLost) and first.exit_code == 75 and time.monotonic() - begin < 200
     assert newest(run.path) == 3
 
 

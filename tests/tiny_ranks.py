@@ -160,12 +160,12 @@ def _hangs(rank: int, size: int) -> None:
     from tunesmith.train import parallel
     from tunesmith.train.step import Stepper
 
-    parallel._PATIENCE = timedelta(seconds=2)
+    parallel._PATIENCE = timedelta(seconds=10)
     step = Stepper.step
 
     def hanging(self: Stepper) -> None:
         if rank and self.state.step == 3:
-            time.sleep(6)
+            time.sleep(25)
         step(self)
 
     Stepper.step = hanging  # type: ignore[method-assign]
