@@ -62,7 +62,7 @@ class Chromium:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            got = self._read(30)
+            got = self._read(100)
             if got.get("id") == self._number:
                 assert "error" not in got, got["error"]
                 return dict(got["result"])
@@ -94,7 +94,7 @@ class Chromium:
         self.events.clear()
         self.send("Page.navigate", url=address)
         while not self.seen("Page.loadEventFired"):
-            self._keep(self._read(30))
+            self._keep(self._read(100))
 
     def seen(self, method: str) -> list[dict[str, Any]]:
         """Parameters of the events of that name since the page was opened."""
@@ -106,7 +106,7 @@ class Chromium:
         assert "exceptionDetails" not in got, got["exceptionDetails"]
         return got["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 20) -> None:
+    def until(self, expression: str, seconds: float = 100) -> None:
         """Waits until the expression is true, or an element."""
         end = time.monotonic() + seconds
         while not self.value(f"Boolean({expression})"):

@@ -41,16 +41,18 @@ def command(project: Path, name: str, monkeypatch: pytest.MonkeyPatch, **setting
     return ["train", str(recipe), "--runs-dir", str(project / "runs")]
 
 
-def start(recipe: Path, runs: Path) -> BaseProcess:
-    """`tunesmith train RECIPE` as `start_training` starts it, on two ranks."""
+def start(recipe: Path, runs: Path, place: Path | None = None) -> BaseProcess:
+    """`tunesmith train RECIPE` as `start_training` starts it, on two ranks, with a folder of theirs to import from."""
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_with_two_ranks, args=(str(recipe), str(runs)))
+    process = context.Process(target=_with_two_ranks, args=(str(recipe), str(runs), place))
     process.start()
     return process
 
 
-def _with_two_ranks(recipe: str, runs: str) -> None:
+def _with_two_ranks(recipe: str, runs: str, place: Path | None) -> None:
     os.environ[launch.COUNT] = "2"
+    if place:
+        os.environ["PYTHONPATH"] = str(place)
     _train(recipe, runs, None)
 
 
@@ -74,39 +76,66 @@ def until(happened: Callable[[], Any], seconds: float = PATIENCE) -> None:
         time.sleep(0.01)
 
 
+STANDS = """
+import time
+from pathlib import Path
+from tunesmith.train.log import Log
+
+metrics, stand = Log.metrics, Path(__file__).with_name("stand")
+
+
+def standing(self, line):
+    while stand.exists() and line["step"] >= int(stand.read_text() or 10**9):
+        time.sleep(0.01)
+    return metrics(self, line)
+
+
+Log.metrics = standing
+"""
+
+
 @linux
 def test_stopped_a_rank_killed_all_killed_and_resumed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"epochs": 16, "save_every": 10, "evaluate_every": 20}
     whole = prepare_run(Path(command(project, "whole", monkeypatch, **settings)[1]), project / "runs")
     assert together(*whole, 2) == [None, None]
     recipe = Path(command(project, "hurt", monkeypatch, **settings)[1])
-    run, runs = project / "runs" / "hurt", project / "runs"
+    run, runs, place = project / "runs" / "hurt", project / "runs", project / "stands"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(STANDS)
+    stand = place / "stand"
 
     def started(steps: int) -> Any:
-        process = start(recipe, runs)
+        """It stands still behind that checkpoint while `stand` is there."""
+        stand.write_text(f"{steps + 5}")
+        process = start(recipe, runs, place)
         until(lambda: len(list((run / "checkpoints").glob("step-*"))) and newest(run) >= steps)
         assert process.pid is not None
         return process
 
     process = started(10)
     os.kill(process.pid, signal.SIGTERM)
+    until(lambda: "SIGTERM: finishing this step" in (run / "log.txt").read_text())
+    stand.unlink()
     process.join(PATIENCE)
     state = json.loads((run / "state.json").read_text())
     assert process.exitcode == 75 and state["phase"] == "stopped" and state["step"] == newest(run) < 160
     assert (run / "log.txt").read_text().count("SIGTERM: finishing this step") == 1
     assert (run / "log.txt").read_text().count("train.parallel: ddp: 2 ranks") == 1
 
-    process = started(newest(run) + 1)
+    process = started(newest(run) + 10)
     os.kill(ranks_of(run)[1], signal.SIGKILL)
-    process.join(40)  # rank 0 gets 20
+    stand.unlink()
+    process.join(PATIENCE)
     assert process.exitcode == 75 and not ranks_of(run)
     assert (
         "rank 1 of 2 was ended by SIGKILL" in json.loads((run / "state.json").read_text())["ended"]["error"]
     )
 
-    process = started(newest(run) + 1)
+    process = started(newest(run) + 10)
     process.kill()  # the ranks see their parent go: the run's lock went with it
-    until(lambda: not ranks_of(run), 30)
+    until(lambda: not ranks_of(run))
+    stand.unlink()
     process = start(recipe, runs)
     process.join(PATIENCE)
     assert process.exitcode == 0

@@ -160,7 +160,6 @@ def streaming(server: Running) -> socket.socket:
     return sock
 
 
-@pytest.mark.timeout(600)
 def test_row_51_a_stream_is_finished_after_sigterm() -> None:
     """First /health says 503, nothing new is begun, what was begun comes whole, then it ends with 0."""
     with running("--context", "1024", "--limit", "drain_seconds=400") as server:

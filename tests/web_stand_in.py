@@ -31,8 +31,8 @@ class Scripted:
 
     room, slots, adapters, closed = 8192, 4, (), False
 
-    def __init__(self, contract: Contract, say: Say, pause: float = 0.0) -> None:
-        self.contract, self.say, self.pause = contract, say, pause
+    def __init__(self, contract: Contract, say: Say, pause: float, go: threading.Event) -> None:
+        self.contract, self.say, self.pause, self.go = contract, say, pause, go
         self.cancelled: set[int] = set()
         self.asked: list[LiveRequest] = []
         self.written = 0
@@ -59,6 +59,8 @@ class Scripted:
         for number, token in enumerate([*ids, self.contract.terminator_id], 1):
             if self.pause:
                 time.sleep(self.pause)
+            if number > 8:
+                assert self.go.wait(100)
             if ticket in self.cancelled:
                 self._deliver([TokenEvent(ticket, end="cancelled")])
                 return
@@ -67,6 +69,12 @@ class Scripted:
             self._deliver([TokenEvent(ticket, LiveToken(token, -0.1), end=over)])
             if over:
                 return
+
+
+def _set() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -83,6 +91,8 @@ class Spoken:
     detail: str = ""
     done: float = 1.0
     load_seconds: float = 0.0
+    go: threading.Event = field(default_factory=_set)
+    """Cleared: an answer stands still behind its eighth token."""
 
 
 class StandIn:
@@ -113,7 +123,7 @@ class StandIn:
                 await asyncio.sleep(one.load_seconds / steps)
             one.state, one.done = "ready", 1.0
         if name not in self.live:
-            self.live[name] = Scripted(self.contract, one.say, one.pause)
+            self.live[name] = Scripted(self.contract, one.say, one.pause, one.go)
         return Served(
             name,
             self.contract,
