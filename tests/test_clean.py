@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,12 +172,10 @@ def test_an_interruption_leaves_whole_checkpoints_only(
 def test_a_cleaned_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     whole, stopped = (make_project(tmp_path, name=name) for name in ("whole", "stopped"))
     assert train_to_end(whole, tmp_path / "runs") == 0
-    process = start_training(stopped, tmp_path / "runs")
+    process = start_training(stopped, tmp_path / "runs", "after the save of step 15: SIGKILL")
     checkpoints = tmp_path / "runs" / "stopped" / "checkpoints"
-    while process.is_alive() and len(list(checkpoints.glob("step-*/MANIFEST.json"))) < 3:
-        pass
-    process.kill()
-    process.join()
+    process.join(600)
+    assert process.exitcode == -signal.SIGKILL
     assert clean(tmp_path / "runs", "stopped", "--yes") == 0
     assert 1 <= len(list(checkpoints.glob("step-*"))) <= 2
     assert train_to_end(stopped, tmp_path / "runs") == 0

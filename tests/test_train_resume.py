@@ -8,7 +8,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,11 @@ from tiny_project import MUTANTS, adapter_sha256, make_project, metrics, start_t
 KINDS = {"bf16": {"quantize": "none"}, "nf4": {"quantize": "nf4"}}
 
 
-def kill_when(process: BaseProcess, folder: Path, pattern: str) -> bool:
-    """SIGKILL as soon as something that fits `pattern` and was not there before appears; False if it ended before."""
-    before = set(folder.glob(pattern))
-    while process.is_alive():
-        if set(folder.glob(pattern)) - before:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            return process.exitcode == -signal.SIGKILL
-        time.sleep(0.0002)
-    return False
+def ends(recipe: Path, runs: Path, moment: str, number: signal.Signals = signal.SIGKILL) -> int | None:
+    """Exit code of a training that gets a signal at this moment."""
+    process = start_training(recipe, runs, f"{moment}: {number.name}")
+    process.join(600)
+    return process.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +54,17 @@ def test_killed_and_resumed_equals_uninterrupted(
     recipe = make_project(project, name=f"killed-{kind}", model=KINDS[kind])
     run = project / "runs" / recipe.stem
     checkpoints = run / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    in_a_save = after_one = 0
-    for pattern in (".step-*.tmp", "step-*", ".step-*.tmp"):
-        if kill_when(start_training(recipe, run.parent), checkpoints, pattern):
-            in_a_save += bool(list(checkpoints.glob(".step-*.tmp")))
-            after_one += bool(list(checkpoints.glob("step-*/MANIFEST.json")))
-    assert in_a_save >= 1 and after_one >= 1
+    after_one = 0
+    for moment in (
+        "in the save of step 5",
+        "after the save of step 5",
+        "at step 12",
+        "in the save of step 15",
+    ):
+        assert ends(recipe, run.parent, moment) == -signal.SIGKILL
+        assert not moment.startswith("in ") or list(checkpoints.glob(".step-*.tmp"))
+        after_one += bool(list(checkpoints.glob("step-*/MANIFEST.json")))
+    assert after_one == 3
     assert train_to_end(recipe, run.parent) == 0
     assert_same(run, whole(kind))
     assert not list(checkpoints.glob(".*"))
@@ -87,8 +84,7 @@ def test_resuming_without_a_part_of_the_state_shows(
     """Each mutant forgets one thing on resume, and the comparison of the test above has to see it."""
     recipe = make_project(project, name=mutant.replace(" ", "-"))
     run = project / "runs" / recipe.stem
-    (run / "checkpoints").mkdir(parents=True)
-    assert kill_when(start_training(recipe, run.parent), run / "checkpoints", "step-*")
+    assert ends(recipe, run.parent, "after the save of step 5") == -signal.SIGKILL
     assert train_to_end(recipe, run.parent, mutant) == 0
     assert metrics(run) != metrics(whole("bf16"))
     only_the_lines = mutant == "without loss accumulators"
@@ -101,14 +97,7 @@ def test_a_signal_checkpoints_and_leaves_with_75(
 ) -> None:
     recipe = make_project(project, name=number.name.lower())
     run = project / "runs" / recipe.stem
-    process = start_training(recipe, run.parent)
-    log = run / "metrics.jsonl"
-    while process.is_alive() and not (log.exists() and log.stat().st_size):
-        time.sleep(0.001)
-    assert process.pid is not None
-    os.kill(process.pid, number)
-    process.join(60)
-    assert process.exitcode == 75
+    assert ends(recipe, run.parent, "at step 3", number) == 75
     state = json.loads((run / "state.json").read_text())
     latest = (run / "checkpoints" / "LATEST").read_text().strip()
     assert state["phase"] == "stopped" and latest == f"step-{state['step']:08d}" and state["step"] < 30

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,54 @@ def start_training(recipe: Path, runs: Path, mutant: str | None = None) -> BaseP
     return process
 
 
+HURT = """
+import os
+from tunesmith.train import checkpoint
+from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.log import Log
+
+moment, number = {moment!r}, {number}
+publish, metrics = Checkpoints._publish, Log.metrics
+
+
+def hurt(this):
+    if this == moment:
+        os.kill(os.getpid(), number)
+
+
+def published(self, step, files, tensors):
+    to_disk = checkpoint.write_file
+    if moment == f"in the save of step {{step}}":
+        checkpoint.write_file = lambda *words: (to_disk(*words), hurt(moment))[0]
+    publish(self, step, files, tensors)
+    hurt(f"after the save of step {{step}}")
+
+
+def written(self, line):
+    speed = metrics(self, line)
+    hurt(f"at step {{line['step']}}")
+    return speed
+
+
+Checkpoints._publish, Log.metrics = published, written
+"""
+
+
+def hurts_itself(folder: Path, moment: str, number: int = signal.SIGKILL) -> dict[str, str]:
+    """Environment in which `tunesmith train` sends itself a signal at this moment: whoever watches may look too late.
+
+    Moments: "at step 3" (its line was logged), "in the save of step 5", "after the save of step 5".
+    """
+    place = folder / "hurt"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(HURT.format(moment=moment, number=int(number)))
+    return {"PYTHONPATH": str(place)}
+
+
 def train_to_end(recipe: Path, runs: Path, mutant: str | None = None) -> int | None:
     """The exit code of a training that nobody disturbs."""
     process = start_training(recipe, runs, mutant)
-    process.join(120)
+    process.join(600)
     return process.exitcode
 
 
@@ -140,8 +185,11 @@ def _train(recipe: str, runs: str, mutant: str | None) -> None:
 
     from tunesmith.cli import main
 
-    if mutant:
+    if mutant in MUTANTS:
         MUTANTS[mutant]()
+    elif mutant:
+        moment, number = mutant.split(": ")
+        exec(HURT.format(moment=moment, number=int(signal.Signals[number])), {})
     with Path(runs).with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), 2)
         os.dup2(log.fileno(), 1)
