@@ -22,7 +22,7 @@ def bucket(folder: Path, half: threading.Event, go_on: threading.Event) -> Itera
     class Through(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-            answer = httpx.get(inner + self.path, headers=kept)
+            answer = httpx.get(inner + self.path, headers=kept, timeout=100)
             self.send_response(answer.status_code)
             for name, value in answer.headers.items():
                 if name.lower() not in ("connection", "transfer-encoding", "server", "date"):

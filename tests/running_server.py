@@ -40,7 +40,7 @@ class Running:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
 
-    def wait_for(self, pattern: str, *, stream: str = "stderr", seconds: float = 120.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, *, stream: str = "stderr", seconds: float = 300.0) -> re.Match[str]:
         """Until the server says so; fails where it ends without."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -58,14 +58,14 @@ class Running:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def ended(self, seconds: float = 60.0) -> int:
+    def ended(self, seconds: float = 200.0) -> int:
         """Its exit code."""
         return self.process.wait(seconds)
 
     def get(self, path: str, **rest: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **rest)
 
-    def chat(self, seconds: float = 120.0, **asked: Any) -> httpx.Response:
+    def chat(self, seconds: float = 300.0, **asked: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/chat/completions", json=CHAT | asked, timeout=seconds)
 
     def metric(self, name: str) -> float:
@@ -107,7 +107,7 @@ def failed(*options: str, model: str = "starter") -> tuple[int, str]:
         serve_command(*options, model=model),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=dict(os.environ),
         check=False,
     )

@@ -62,7 +62,7 @@ def notebook(name: str, run: str = "small") -> Any:
 def execute(made: Any, folder: Path) -> str:
     """What the cells print. CellExecutionError where one raises."""
     NotebookClient(
-        made, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        made, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     outputs = [out for cell in made.cells if cell.cell_type == "code" for out in cell.outputs]
     assert not [out for out in outputs if out.output_type == "stream" and out.name == "stderr"], outputs

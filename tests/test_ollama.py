@@ -112,8 +112,8 @@ def test_what_is_known_of_models(scripted: Any, contract: Contract) -> None:
     assert model.model == "scripted" and model.details is not None and model.details.format == "gguf"
     shown = client.show("scripted:latest")
     assert shown.template == contract.template and "temperature 0" in (shown.parameters or "")
-    assert httpx.post(f"{url}/api/show", json={"name": "scripted"}).status_code == 200
-    assert httpx.get(f"{url}/api/version").json() == {"version": __version__}
+    assert httpx.post(f"{url}/api/show", json={"name": "scripted"}, timeout=100).status_code == 200
+    assert httpx.get(f"{url}/api/version", timeout=100).json() == {"version": __version__}
     assert client.generate("scripted").done_reason == client.chat("scripted", []).done_reason == "load"
 
 
@@ -133,7 +133,9 @@ def test_what_is_known_of_models(scripted: Any, contract: Contract) -> None:
 )  # fmt: skip
 def test_what_cant_be_done_is_refused_by_name(scripted: Any, key: str, value: Any) -> None:
     made, _, url = scripted
-    answer = httpx.post(f"{url}/api/generate", json={"model": "scripted", "prompt": "x", key: value})
+    answer = httpx.post(
+        f"{url}/api/generate", json={"model": "scripted", "prompt": "x", key: value}, timeout=100
+    )
     assert answer.status_code == 400 and set(answer.json()) == {"error"}, answer.text
     assert not made.live.requests
 
@@ -167,6 +169,7 @@ def test_options_of_draws_are_taken_where_nothing_is_drawn(
         f"{url}/api/chat",
         json={"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
         | {"options": draws | cold},
+        timeout=100,
     )
     assert answer.status_code == status, answer.text
     others = {
@@ -181,6 +184,7 @@ def test_options_of_draws_are_taken_where_nothing_is_drawn(
             f"{url}/api/chat",
             json={"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
             | {"options": others | cold},
+            timeout=100,
         ).status_code
         == 200
     )
@@ -202,7 +206,7 @@ def test_errors_have_ollamas_shape(scripted: Any) -> None:
         ("POST", "/api/pull", 404),
         ("GET", "/api/chat", 405),
     ):
-        answer = httpx.request(method, url + path, json={} if method == "POST" else None)
+        answer = httpx.request(method, url + path, json={} if method == "POST" else None, timeout=100)
         assert answer.status_code == status and set(answer.json()) == {"error"}
     made.live.fail = RuntimeError("a secret place")
     with pytest.raises(ollama.ResponseError, match="model failed") as failed:

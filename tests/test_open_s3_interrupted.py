@@ -78,7 +78,7 @@ def test_two_processes_fetch_once(
         subprocess.Popen([sys.executable, "-c", FETCH, address], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=120)[0].strip() for process in processes]
+    said = [process.communicate(timeout=600)[0].strip() for process in processes]
     assert said[0] == said[1] and Path(said[0]).is_dir()
     assert [name for name, spec in slow.asked if spec].count("model.safetensors") == 1
 

@@ -213,7 +213,7 @@ def test_server_sent_events_on_the_wire(scripted: Any, contract: Contract) -> No
     made, _, url = scripted
     made.ids = contract.tokens_of("line\u2028break\n\ndata: x")
     about = {"model": "scripted", "prompt": "x", "stream": True, "stream_options": {"include_usage": True}}
-    answer = httpx.post(f"{url}/v1/completions", json=about)
+    answer = httpx.post(f"{url}/v1/completions", json=about, timeout=100)
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = answer.text.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""] and all(one.startswith("data: ") for one in events[:-1])

@@ -40,6 +40,8 @@ def until(true: Callable[[], Any]) -> None:
         ("logprobs", 3), ("stream", "yes"), ("stream_options", {"include_usage": True}), ("response_format", "json"),
         ("response_format", {"type": "xml"}), ("response_format", {"type": "json_schema"}), ("n", True),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"unsound": 1}}}),
+        # llguidance's own switch: keywords that it doesn't know would be left out
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"x-guidance": {"lenient": True}}}}),
         ("max_completion_tokens", 7), ("messages", []), ("messages", "hello"), ("messages", None), ("model", None),
         ("messages", [{"role": "tool", "content": "x"}]), ("messages", [{"role": "user"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]),
@@ -51,7 +53,7 @@ def until(true: Callable[[], Any]) -> None:
 def test_what_cant_be_done_is_refused_by_name(scripted: Any, key: str, value: Any) -> None:
     made, _, url = scripted
     about = {"model": "scripted", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], key: value}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=about)
+    answer = httpx.post(f"{url}/v1/chat/completions", json=about, timeout=100)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}
@@ -75,7 +77,7 @@ def test_what_cant_be_done_is_refused_by_name(scripted: Any, key: str, value: An
 def test_what_clients_send_beside_it_is_taken(scripted: Any, about: dict[str, Any]) -> None:
     _, _, url = scripted
     base = {"model": "scripted", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=base | about)
+    answer = httpx.post(f"{url}/v1/chat/completions", json=base | about, timeout=100)
     assert answer.status_code == 200, answer.text
 
 
@@ -109,7 +111,9 @@ def test_numbers_that_read_as_infinite_are_looked_for_in_every_spelling() -> Non
 def test_bodies_that_are_no_json_object(scripted: Any, path: str) -> None:
     _, _, url = scripted
     for body in BAD_BODIES:
-        answer = httpx.post(url + path, content=body, headers={"content-type": "application/json"})
+        answer = httpx.post(
+            url + path, content=body, headers={"content-type": "application/json"}, timeout=100
+        )
         assert answer.status_code == 400, (body[:40], answer.text)
         error = answer.json()["error"]
         message = error if path.startswith("/api") else error["message"]
@@ -132,7 +136,7 @@ def test_a_wrong_type_is_told_of_the_field_that_was_sent(
     scripted: Any, path: str, about: dict[str, Any], place: str
 ) -> None:
     """Not of `prompt.list[str].1`, which is how pydantic calls one of the types that it tried."""
-    error = httpx.post(scripted[2] + path, json={"model": "scripted"} | about).json()["error"]
+    error = httpx.post(scripted[2] + path, json={"model": "scripted"} | about, timeout=100).json()["error"]
     message = error if path.startswith("/api") else error["message"]
     assert message.startswith(place + ": ") and "str:" not in message and "list[" not in message
     assert path.startswith("/api") or error["param"] == place
@@ -148,7 +152,7 @@ def test_every_error_has_openais_shape(scripted: Any) -> None:
         ("GET", "/v1/completions", 405),
         ("PUT", "/v1/models", 405),
     ]:
-        answer = httpx.request(method, url + path)
+        answer = httpx.request(method, url + path, timeout=100)
         assert answer.status_code == status and set(answer.json()["error"]) == {
             "message",
             "type",
@@ -202,7 +206,7 @@ def test_a_bug_is_500_without_a_trace(scripted: Any, monkeypatch: pytest.MonkeyP
         raise KeyError("a secret place")
 
     monkeypatch.setattr(made.live, "submit", broken)
-    answer = httpx.post(f"{url}/v1/completions", json={"model": "scripted", "prompt": "x"})
+    answer = httpx.post(f"{url}/v1/completions", json={"model": "scripted", "prompt": "x"}, timeout=100)
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
     assert "secret" not in answer.text and "Traceback" not in answer.text
 

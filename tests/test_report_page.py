@@ -86,7 +86,7 @@ def look(browser: str, page: Path, folder: Path) -> Seen:
             capture_output=True,
             text=True,
             check=True,
-            timeout=120,
+            timeout=600,
             env=os.environ | {"HOME": str(folder)},
         )
         proxy.shutdown()

@@ -244,5 +244,8 @@ def test_a_client_that_does_not_read_is_let_go() -> None:
             sent = server.metric("tunesmith_answer_tokens_total")
             assert sent < 8 * 900, "it was written to its end"
         assert (
-            httpx.post(f"{server.url}/v1/chat/completions", json=CHAT | {"max_tokens": 2}).status_code == 200
+            httpx.post(
+                f"{server.url}/v1/chat/completions", json=CHAT | {"max_tokens": 2}, timeout=100
+            ).status_code
+            == 200
         )

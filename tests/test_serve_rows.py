@@ -137,7 +137,7 @@ def test_row_42_paths_that_lead_out(server: Running, tmp_path: Path) -> None:
 def test_row_43_large_deep_and_slow(server: Running) -> None:
     refused(server.chat(messages=[{"role": "user", "content": "x" * 100_000}]), 413)
     deep = "[" * 50_000 + "]" * 0
-    refused(httpx.post(server.url + "/v1/chat/completions", content=deep), 400)
+    refused(httpx.post(server.url + "/v1/chat/completions", content=deep, timeout=100), 400)
     with server.connect() as sock:  # says much, sends more, in chunks without an end
         sock.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -204,7 +204,7 @@ def test_row_44_more_than_is_given(server: Running) -> None:
     ):
         assert server.chat(**asked).status_code in (400, 422), asked
     body = {"model": "starter", "prompt": ["x"] * 5000, "max_tokens": 1}
-    assert httpx.post(server.url + "/v1/completions", json=body).status_code == 400
+    assert httpx.post(server.url + "/v1/completions", json=body, timeout=100).status_code == 400
 
 
 def test_row_45_more_than_the_cache_holds(server: Running) -> None:
@@ -212,7 +212,7 @@ def test_row_45_more_than_the_cache_holds(server: Running) -> None:
     most = FULLS * SLOTS * CONTEXT // (900 + 40)
 
     def one(number: int) -> httpx.Response:
-        return httpx.post(server.url + "/v1/chat/completions", json=LONG | {"seed": number}, timeout=280)
+        return httpx.post(server.url + "/v1/chat/completions", json=LONG | {"seed": number}, timeout=1000)
 
     with ThreadPoolExecutor(most + 8) as pool:
         answers = list(pool.map(one, range(most + 8)))
@@ -312,7 +312,9 @@ def test_row_49_pages_of_other_sites(server: Running) -> None:
     ):
         for method in ("GET", "POST", "OPTIONS"):
             asked = headers | {"access-control-request-method": "POST"}
-            response = httpx.request(method, server.url + "/v1/chat/completions", headers=asked, content=b"")
+            response = httpx.request(
+                method, server.url + "/v1/chat/completions", headers=asked, content=b"", timeout=100
+            )
             refused(response, 403)
             assert not [name for name in response.headers if name.startswith("access-control")]
 
@@ -327,7 +329,7 @@ def test_row_50_nothing_is_fetched_for_a_prompt(server: Running) -> None:
         server.chat(tools=[{"type": "function", "function": {"name": "get", "parameters": {}}}], max_tokens=5)
         server.chat(model=address)
         images = {"model": "starter", "prompt": "x", "images": [address], "options": {"num_predict": 2}}
-        httpx.post(server.url + "/api/generate", json=images | {"stream": False})
+        httpx.post(server.url + "/api/generate", json=images | {"stream": False}, timeout=100)
         listener.settimeout(0.5)
         with pytest.raises(TimeoutError):
             listener.accept()

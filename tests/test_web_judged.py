@@ -155,7 +155,7 @@ def test_half_a_character_is_refused_and_nothing_is_written(tmp_path: Path) -> N
 
 def trained(folder: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tunesmith", *words], cwd=folder, capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "tunesmith", *words], cwd=folder, capture_output=True, text=True, timeout=1000
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

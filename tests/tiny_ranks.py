@@ -51,7 +51,7 @@ def together(recipe: Recipe, run: Run, size: int, mutant: str | None = None) -> 
     ]
     for process in work:
         process.start()
-    ended = dict(results.get(timeout=120) for _ in work)
+    ended = dict(results.get(timeout=600) for _ in work)
     for process in work:
         process.join(10)
     return [ended[rank] for rank in range(size)]
