@@ -151,6 +151,21 @@ def test_empty_thoughts_stand_in_the_prompt_and_are_not_learned(llama3: Path, tm
         assert text == begun
 
 
+def test_rows_with_thoughts_are_refused_with_the_way_to_learn_them(llama3: Path, tmp_path: Path) -> None:
+    own = "{% if m.role == 'assistant' and loop.last and '<think>' not in m.content %}"
+    keeps = THINKS.replace("{% if m.role == 'assistant' and loop.last %}", own).replace(": '", "\\n'")
+    row = example([("user", "two"), ("assistant", "<think>one more</think>three")])
+    (tmp_path / "t.jinja").write_text(keeps)
+    with pytest.raises(RowError) as caught:
+        Contract.make(llama3, template=str(tmp_path / "t.jinja")).encode(row)
+    assert "to train on them" in str(caught.value.fix)
+    (tmp_path / "t.jinja").write_text("{% set enable_thinking = true %}" + keeps)
+    contract = Contract.make(llama3, template=str(tmp_path / "t.jinja"))
+    spans = contract.spans(contract.encode(row))
+    assert spans[-1] == ("<think>one more</think>three<|eot_id|>", True)
+    assert contract.prompt_ids(row.prompt) == contract.tokens_of(spans[0][0])
+
+
 def test_other_programs_take_tokenizer_json_as_it_is(llama3: Path, tmp_path: Path) -> None:
     """transformers' LlamaTokenizer would put its own rules in the place of these, and give other ids."""
     from transformers import AutoTokenizer

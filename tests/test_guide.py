@@ -1,5 +1,6 @@
 """Answers held to a JSON schema: whatever the weights, an answer that ended fits, and nothing right is forbidden."""
 
+# ruff: noqa: F401, F811  (fixtures)
 from __future__ import annotations
 
 import json
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from held_answers import NASTY, allowed, contract, guide, random_model, refused_at
 from jsonschema import Draft202012Validator
 from tiny_models import tiny
 from tiny_run import write_byte_tokenizer
@@ -27,28 +29,6 @@ from tunesmith.recipe import Model
 from tunesmith.starter.reports import rows
 from tunesmith.tasks import make_task
 
-NASTY: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "stage": {"enum": ["I", "II", "III", "IV", None]},
-        "ಕ್ಯಾನ್ಸರ್ \"ß\"": {"enum": ["ಶ್ವಾಸಕೋಶ", "naïve\n", "😀"]},
-        "patient": {
-            "type": "object",
-            "properties": {
-                "age": {"type": ["integer", "null"], "minimum": 0, "maximum": 120},
-                "name": {"type": "string", "maxLength": 5},
-                "smoker": {"type": "boolean"},
-            },
-            "required": ["age", "smoker"],
-            "additionalProperties": False,
-        },
-        "sites": {"type": "array", "items": {"enum": ["liver", "bone"]}, "maxItems": 3},
-        "size": {"type": ["number", "null"], "minimum": 0, "maximum": 9},
-        "nothing": {"type": "null"},
-    },
-    "required": ["stage", "patient", "sites", "nothing"],
-    "additionalProperties": False,
-}  # fmt: skip
 FITS = [
     '{"stage": null, "patient": {"age": 61, "smoker": true}, "sites": [], "nothing": null}',
     '{"stage":"IV","ಕ್ಯಾನ್ಸರ್ \\"ß\\"":"ಶ್ವಾಸಕೋಶ","patient":{"age":null,"name":"Zoë 😀","smoker":false},'
@@ -60,33 +40,6 @@ BREAKS = [
     '{"stage": "V"', '{"patient"', '{"stage": null, "patient": {"age": 121', "[", " {", '{"stage": "I", "x"',
     '{"stage": "I", "patient": {"age": 1, "smoker": 1', '{"stage": null' + "\n" * 30,
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
-    return Contract.make(write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer")), template="llama3")
-
-
-def guide(contract: Contract, schema: dict[str, Any] = NASTY, width: int = 262) -> SchemaGuide:
-    text = contract.tokenizer_files["tokenizer.json"].decode()
-    return SchemaGuide(schema, text, contract.stop_ids, width)
-
-
-def allowed(one: SchemaGuide, state: Any, width: int = 262) -> set[int]:
-    held = one.hold([state], torch.zeros(1, width))
-    assert held.shape == (1, width)
-    return set(torch.isfinite(held[0]).nonzero()[:, 0].tolist())
-
-
-def refused_at(one: SchemaGuide, contract: Contract, text: str, width: int = 262) -> int | None:
-    """The first token that is forbidden, or before which the answer might have ended; None: it may be said whole."""
-    state = one.begin()
-    for place, token in enumerate(contract.tokens_of(text)):
-        may = allowed(one, state, width)
-        if token not in may or may & contract.stop_ids:
-            return place
-        one.accept([state], [token])
-    return None
 
 
 # ---- the grammar itself
@@ -176,14 +129,6 @@ def test_a_broken_tokenizer_is_told() -> None:
 
 
 # ---- whatever the weights
-
-
-def random_model(seed: int) -> PreTrainedModel:
-    model = tiny(attention=register(), vocab_size=270, max_position_embeddings=2048)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        model.lm_head.weight.normal_(0.0, 0.08)  # flat enough to leave a number's digits again
-    return model
 
 
 def written(
@@ -332,69 +277,3 @@ def test_a_card_holds_the_same_tokens(contract: Contract, dtype: torch.dtype) ->
     assert there.dtype == dtype and torch.equal(there.cpu(), held.hold(states, logits.to(dtype)))
     model = random_model(0).to("cuda", dtype)
     require_fit(written(model, guide(contract, width=270), contract, temperature=1.0), NASTY)
-
-
-def test_schemas_that_fail_while_they_are_written_are_refused_before(contract: Contract) -> None:
-    """Of so many optional keys the parser gives up at the first; a number of 300 digits has no grammar at all."""
-    many: dict[str, Any] = {
-        "type": "object",
-        "properties": {f"k{n}": {"type": "string"} for n in range(1000)},
-    }
-    huge = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 10**300}}}
-    for schema in (many, huge):
-        with pytest.raises(RecipeError, match="can't be held to this schema") as caught:
-            guide(contract, schema)
-        assert len(caught.value.what) < 300
-    guide(contract, many | {"required": list(many["properties"])})
-
-
-def with_x(keywords: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {"x": keywords}, "required": ["x"], "additionalProperties": False}
-
-
-@pytest.mark.parametrize(
-    "keywords, why",
-    [
-        ({"type": "integer", "minimum": -(2**63), "maximum": -(2**63) + 9}, "2\\^53"),  # ended the process
-        ({"$ref": "#/$defs/far", "$defs": {"far": {"minimum": -(2.0**63), "maximum": -(2.0**63)}}}, "2\\^53"),
-        ({"type": "integer", "minimum": 2**53, "maximum": 2**53 + 3}, "2\\^53"),  # was answered with 2^53 + 4
-        ({"enum": [{"id": 1234567890123456789}]}, "2\\^53"),  # was answered with 1234567890123456768
-        ({"type": "integer", "multipleOf": 499_979}, "multipleOf"),  # seven seconds
-        ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "multipleOf"),  # minutes
-        ({"type": "string", "pattern": "a?" * 20_000}, "40,000 characters"),  # 800 MB
-        ({"patternProperties": {f"^k{n}$": {} for n in range(400)}}, "patternProperties"),
-        ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-    ],
-)  # fmt: skip
-def test_schemas_that_llguidance_is_not_given(contract: Contract, keywords: dict[str, Any], why: str) -> None:
-    with pytest.raises(RecipeError, match=f"can't be held to this schema: .*{why}"):
-        guide(contract, with_x(keywords))
-
-
-def test_numbers_up_to_where_they_are_exact_are_held(contract: Contract) -> None:
-    most = 2**53 - 1  # what zod says of any whole number
-    for keywords, fit, not_fit in [
-        ({"type": "integer", "minimum": -most, "maximum": most}, most, most + 1),
-        ({"type": "integer", "minimum": most - 1, "maximum": most}, most - 1, most - 2),
-        ({"type": "integer", "multipleOf": 100}, 4200, 4250),
-        ({"type": "number", "multipleOf": 0.01}, 0.07, 0.075),
-    ]:
-        held = guide(contract, with_x(keywords))
-        assert refused_at(held, contract, json.dumps({"x": fit}), 262) is None
-        assert refused_at(held, contract, json.dumps({"x": not_fit}), 262) is not None
-
-
-def test_a_grammar_that_grows_too_large_is_the_schemas_fault(contract: Contract) -> None:
-    """A token against the grammar is a fault of ours, and stays a RuntimeError."""
-    held = guide(contract, with_x({"type": "string", "pattern": "^a{1000000}$"}))
-    state = held.begin()
-
-    def write(text: str) -> None:
-        for one in contract.tokens_of(text):
-            held.hold([state], torch.zeros(1, 262))
-            held.accept([state], [one])
-
-    with pytest.raises(RecipeError, match="too many expressions"):
-        write('{"x":"aaa')
-    with pytest.raises(RuntimeError, match="chosen against the grammar"):
-        (sound := guide(contract)).accept([sound.begin()], contract.tokens_of("x"))

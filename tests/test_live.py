@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from held_answers import NASTY, random_model
 from jsonschema import Draft202012Validator
 from live_answers import Ear, alone, differs, write
-from test_guide import NASTY, random_model
 from test_live_exact import requests
 from test_slots import model_of, prompts
 from tiny_run import write_byte_tokenizer

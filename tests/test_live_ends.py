@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from held_answers import random_model
 from live_answers import Ear, alone, close_where_it_stands, differs, write
-from test_guide import random_model
 from test_live import Maker, ask, contract, llama, make
 from test_lora_bank import folders
 from test_slots import STOPS, model_of

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_answers import NASTY, guide, random_model
 from live_answers import Ear, alone, differs
-from test_guide import NASTY, guide, random_model
 from test_lora_bank import TUNES, folders  # noqa: F401  # a fixture
 from test_slots import STOPS, model_of, prompts
 from tiny_models import tiny

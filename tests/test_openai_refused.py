@@ -40,8 +40,6 @@ def until(true: Callable[[], Any]) -> None:
         ("logprobs", 3), ("stream", "yes"), ("stream_options", {"include_usage": True}), ("response_format", "json"),
         ("response_format", {"type": "xml"}), ("response_format", {"type": "json_schema"}), ("n", True),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"unsound": 1}}}),
-        # llguidance's own switch: keywords that it doesn't know would be left out
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"x-guidance": {"lenient": True}}}}),
         ("max_completion_tokens", 7), ("messages", []), ("messages", "hello"), ("messages", None), ("model", None),
         ("messages", [{"role": "tool", "content": "x"}]), ("messages", [{"role": "user"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]),

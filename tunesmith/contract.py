@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ModelError, RowError
 from tunesmith.example import Example, Message
-from tunesmith.templates import choose_template, compile_template, frozen
+from tunesmith.templates import choose_template, compile_template, frozen, no_prefix_fix
 from tunesmith.tokenizer_files import kept_files, own_template, special_tokens, tokenizer_files
 from tunesmith.word_ids import BatchIds
 
@@ -358,8 +358,7 @@ class Contract:
             raise RowError(
                 f"row {example.id}: the prompt's tokens are not a prefix of the whole row's",
                 where=example.source or None,
-                fix="an answer that begins with a line break merges with the prompt: strip it; "
-                "or the template rewrites earlier turns: give another model.template",
+                fix=no_prefix_fix(self.template, example.messages[-1].content),
             )
         return len(part)
 

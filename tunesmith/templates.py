@@ -107,6 +107,19 @@ def compile_template(source: str, date: str) -> Render:
     return render
 
 
+def no_prefix_fix(source: str, answer: str) -> str:
+    """What to do where a prompt is no prefix of the row that it is of."""
+    if "enable_thinking" in source and "</think>" in answer:
+        return (
+            "this template is told not to think: strip the thoughts; or, to train on them, give as model.template a "
+            "copy of it that begins with {% set enable_thinking = true %}"
+        )
+    return (
+        "an answer that begins with a line break merges with the prompt: strip it; "
+        "or the template rewrites earlier turns: give another model.template"
+    )
+
+
 def frozen(source: str, date: str) -> str:
     """The template for other programs: it finds `date` as today's, and no thinking, whatever these programs say."""
     head = ""

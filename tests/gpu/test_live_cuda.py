@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from held_answers import NASTY, random_model
 from live_answers import Ear, alone, differs, write
-from test_guide import NASTY, random_model
 from test_live import ask
 from test_live_exact import WAYS, requests
 from test_lora_bank import TUNES, folders  # noqa: F401  # a fixture
