@@ -212,10 +212,10 @@ def main() -> None:
         loop = "import time\nwhile True: time.sleep(1)"
         other = subprocess.Popen([sys.executable, "-c", loop], start_new_session=True)
         journal({"grandchild": other.pid})
-    go_on = Path(os.environ.get("STANDIN_START", "/nowhere"))  # gets a byte for each line that was told
+    start = os.environ.get("STANDIN_START")  # a file that gets a byte for each line that was told
     for told, step in enumerate(("loading weights", "compiling", "almost there"), 1):
         print(step, flush=True)
-        while go_on.parent.is_dir() and (not go_on.exists() or go_on.stat().st_size < told):
+        while start and (not Path(start).exists() or Path(start).stat().st_size < told):
             time.sleep(0.01)
     if MODE == "never":
         threading.Event().wait()
