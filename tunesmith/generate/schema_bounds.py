@@ -23,7 +23,9 @@ _PATTERN_KEYS = 100  # held against each other: 100 take 0.3 s, 400 take 35 s
 
 def require_bounded(schema: Mapping[str, Any], fix: str) -> None:
     """RecipeError for the first keyword that is beyond. `fix`: what to do instead."""
-    if "x-guidance" in schema:  # llguidance's own switches: lenient takes no notice of keywords it doesn't know
+    if (
+        "x-guidance" in schema
+    ):  # llguidance's own switches: lenient takes no notice of keywords it doesn't know
         raise _refused("x-guidance is no keyword of JSON schema", fix)
     multiples: list[Decimal] = []
     pattern_keys = 0
