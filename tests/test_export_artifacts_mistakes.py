@@ -222,7 +222,7 @@ def test_a_quant_of_the_wrong_file_fails(
 def test_a_quant_that_llama_cpp_reads_otherwise_fails(
     base: Path, run: Run, monkeypatch: pytest.MonkeyPatch, llama_cpp: Any
 ) -> None:
-    """Its numbers are right and other positions are told: less than what four bits lose, more than arithmetic."""
+    """Its numbers are right and another ε of its norms is told: less than what four bits lose, more than arithmetic."""
     from gguf import GGUFReader
 
     right = artifact_gguf.quantize_gguf
@@ -230,8 +230,8 @@ def test_a_quant_that_llama_cpp_reads_otherwise_fails(
     def quantise(source: Path, out: Path, *rest: Any) -> None:
         right(source, out, *rest)
         reader = GGUFReader(out, "r+")
-        field = reader.fields["llama.rope.freq_base"]
-        field.parts[field.data[0]][0] *= 4
+        field = reader.fields["llama.attention.layer_norm_rms_epsilon"]
+        field.parts[field.data[0]][0] *= 1e3
         reader.data.flush()
 
     monkeypatch.setattr(artifact_gguf, "quantize_gguf", quantise)
